@@ -1,0 +1,67 @@
+# make help lists the targets. Variables: CC (compiler of the C tests), PYTHON.
+PYTHON ?= python3
+VARIANT ?= plain
+
+C_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -pthread -Wall -Wextra -g -Iinclude -Isrc/clstm/core
+OPTIMIZE := -O2
+ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+TSAN := -fsanitize=thread -fno-omit-frame-pointer
+
+OUT := build/c/$(notdir $(firstword $(CC)))-$(VARIANT)
+HEADERS := $(wildcard include/*.h src/clstm/core/*.h src/clstm/core/*.inc tests/c/*.h)
+CORE := $(patsubst src/clstm/core/%.c,$(OUT)/%.o,$(wildcard src/clstm/core/*.c))
+C_TESTS := $(patsubst tests/c/%.c,$(OUT)/%,$(wildcard tests/c/test_*.c))
+
+.DEFAULT_GOAL := help
+.PHONY: help build test ctest asan tsan lint format bench roof clean
+.SECONDARY:
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+build: ## Install in place, so that edits of Python files take effect at once
+	$(PYTHON) -m pip install --quiet --no-build-isolation --no-deps --editable .
+
+test: ## Run the Python tests on the installed package
+	$(PYTHON) -m pytest
+
+ctest: $(C_TESTS) ## Build and run the C tests, without Python
+	@passed=0; failed=0; \
+	for test in $^; do \
+	    if $$test; then passed=$$((passed + 1)); else echo "FAILED: $$test"; failed=$$((failed + 1)); fi; \
+	done; \
+	echo "$$passed passed, $$failed failed"; test $$failed -eq 0
+
+asan: ## The C tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(MAKE) ctest VARIANT=asan OPTIMIZE="-O1 $(ASAN)"
+
+tsan: ## The C tests under ThreadSanitizer
+	@TSAN_OPTIONS="die_after_fork=0 $(TSAN_OPTIONS)" $(MAKE) ctest VARIANT=tsan OPTIMIZE="-O1 $(TSAN)"
+
+lint: ## Check style and types
+	ruff check .
+	ruff format --check .
+	cython-lint src
+	clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h' '*.inc')
+	mypy
+
+format: ## Rewrite Python and C sources in the project's style
+	ruff check --fix .
+	ruff format .
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.inc')
+
+bench: ## Speed beside PyTorch and ONNX Runtime (docs/benchmarks.md)
+	$(PYTHON) benchmarks/run.py
+
+roof: ## Measure the machine: peak multiply-adds and memory bandwidth
+	$(PYTHON) benchmarks/roof.py
+
+clean: ## Remove everything that was built
+	rm -rf build dist *.egg-info src/*.egg-info src/clstm/include src/clstm/_core.c src/clstm/*.so
+
+$(OUT)/%.o: src/clstm/core/%.c $(HEADERS)
+	@mkdir -p $(OUT)
+	$(CC) $(C_FLAGS) $(OPTIMIZE) $(CFLAGS) -c $< -o $@
+
+$(OUT)/test_%: tests/c/test_%.c $(CORE) $(HEADERS)
+	$(CC) $(C_FLAGS) $(OPTIMIZE) $(CFLAGS) $< $(CORE) $(LDFLAGS) -lm -o $@

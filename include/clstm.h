@@ -1,0 +1,171 @@
+/* clstm: Long Short-Term Memory networks on CPUs.
+ *
+ * This is the only public C header. It needs no Python.
+ *
+ * Shapes are written (rows, columns) and are C-contiguous unless strides are passed. T is time steps, B batch
+ * rows, I input_size, H hidden_size, L num_layers, D directions (1 or 2). "real" is float or double, as the
+ * network's dtype says. Strides count elements, not bytes.
+ *
+ * Ownership: the caller owns every buffer; nothing is allocated, printed or kept by forward, backward or step.
+ * Errors: every function that can fail returns a clstm_status; nothing was written unless it says otherwise.
+ * Threads: any number of threads may call at once, on the same network and pack, with their own outputs,
+ * tapes and workspaces.
+ */
+#ifndef CLSTM_H
+#define CLSTM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- status ------------------------------------------------------------------------------------------- */
+
+typedef enum clstm_status {
+    CLSTM_OK = 0,
+    CLSTM_ERROR_NULL = 1,     /* a required pointer is NULL */
+    CLSTM_ERROR_SPEC = 2,     /* a field of clstm_spec is out of range */
+    CLSTM_ERROR_SIZE = 3,     /* a size is negative, or a product of sizes does not fit in memory */
+    CLSTM_ERROR_PACK = 4,     /* the pack was made for another network, or lacks what training needs */
+    CLSTM_ERROR_TAPE = 5,     /* the tape was recorded by another network, or with other sizes */
+    CLSTM_ERROR_LENGTHS = 6,  /* lengths lie outside 0..T or are not sorted, longest first */
+    CLSTM_ERROR_ISA = 7,      /* no such instruction set in this build, or the machine lacks it */
+    CLSTM_ERROR_STREAM = 8,   /* a bidirectional network cannot be run step by step */
+    CLSTM_ERROR_THREADS = 9,  /* the number of threads is out of range */
+    CLSTM_ERROR_WORKSPACE = 10 /* the workspace is smaller than the call needs */
+} clstm_status;
+
+/* One English sentence for a status; never NULL, static storage. */
+const char *clstm_strerror(int status);
+
+/* "major.minor.patch" of the library; static storage. */
+const char *clstm_version(void);
+
+/* ---- instruction sets and threads --------------------------------------------------------------------- */
+
+/* Name of the instruction set whose kernels new packs use: "portable", "avx2", "avx512" or "neon". The best
+ * one that processor and operating system support, unless CLSTM_ISA in the environment names a lesser one. */
+const char *clstm_isa(void);
+
+/* Why that one was chosen, as one English sentence; static storage. */
+const char *clstm_isa_reason(void);
+
+/* Name of the i-th instruction set this build contains and this machine runs, best first; NULL past the end. */
+const char *clstm_isa_available(int i);
+
+/* Makes new packs use the kernels of `name`; packs that exist keep theirs. CLSTM_ERROR_ISA if it cannot run. */
+int clstm_set_isa(const char *name);
+
+/* Upper limit of the threads that one process's calls use, the calling ones included: 1 to 1024. Default:
+ * CLSTM_NUM_THREADS, else the processors that this process may run on. */
+int clstm_set_num_threads(int n);
+int clstm_get_num_threads(void);
+
+/* ---- a network ---------------------------------------------------------------------------------------- */
+
+typedef enum clstm_dtype { CLSTM_FLOAT32 = 0, CLSTM_FLOAT64 = 1 } clstm_dtype;
+
+/* What to compute: a stack of LSTM layers, PyTorch's nn.LSTM.
+ *
+ *     i = sigmoid(W_ii x + b_ii + W_hi h + b_hi)        f = sigmoid(W_if x + b_if + W_hf h + b_hf)
+ *     g = tanh   (W_ig x + b_ig + W_hg h + b_hg)        o = sigmoid(W_io x + b_io + W_ho h + b_ho)
+ *     c' = f c + i g                                     h' = o tanh(c')
+ *
+ * (Hochreiter & Schmidhuber 1997; forget gate: Gers, Schmidhuber & Cummins 2000.) */
+typedef struct clstm_spec {
+    int64_t input_size;    /* I >= 1 */
+    int64_t hidden_size;   /* H >= 1 */
+    int64_t num_layers;    /* L >= 1; layers above the first take D*H inputs */
+    int32_t dtype;         /* clstm_dtype */
+    int32_t bias;          /* 0 or 1: bias_ih and bias_hh exist */
+    int32_t bidirectional; /* 0 or 1: D = 1 + bidirectional */
+    double dropout;        /* 0..1, on the outputs of every layer but the last, in training */
+} clstm_spec;
+
+/* CLSTM_OK when every field is in range. */
+int clstm_check_spec(const clstm_spec *spec);
+
+/* Number of parameter arrays: L * D * (2 + 2 * bias). They are ordered as PyTorch's state_dict: for each layer,
+ * for each direction, weight_ih (4H, I or D*H), weight_hh (4H, H), then bias_ih (4H), bias_hh (4H). The gates
+ * lie in the order i, f, g, o along the first axis. */
+int64_t clstm_num_params(const clstm_spec *spec);
+
+/* ---- packing ------------------------------------------------------------------------------------------ */
+
+/* Kernels read weights from a pack: the same numbers in blocks as wide as a vector, the four gates of a hidden
+ * unit side by side. A pack is plain memory, tied to one spec and one instruction set, read-only after it is
+ * made, and shared freely between threads. `training` adds what clstm_backward needs. */
+int clstm_pack_size(const clstm_spec *spec, int training, size_t *bytes);
+
+/* params: clstm_num_params(spec) pointers to real arrays. pack: clstm_pack_size bytes, aligned to 64. */
+int clstm_pack(const clstm_spec *spec, int training, const void *const *params, void *pack);
+
+/* ---- sequences ---------------------------------------------------------------------------------------- */
+
+/* One batch of sequences. Rows of x, y, dx and dy are contiguous along their last axis; time and batch axes
+ * have any strides (so time-major and batch-major both work, and a broadcast axis has stride 0). States are
+ * (L*D, B, H), contiguous: layer-major, then direction. */
+typedef struct clstm_sequence {
+    int64_t T, B;           /* both >= 0; with T = 0 the final states are the initial ones */
+    const int64_t *lengths; /* (B) valid steps of each row, longest first; or NULL: all T. Outputs past the end of a
+                               row are 0, its final states are those at its own last step, and its reverse
+                               direction starts there */
+    uint64_t seed;          /* training: selects the dropout masks */
+
+    const void *x; /* in  (T, B, I) */
+    int64_t x_time_stride, x_row_stride;
+    const void *h0, *c0; /* in  initial states; NULL: zeros */
+    void *y;             /* out (T, B, D*H): [forward | backward] */
+    int64_t y_time_stride, y_row_stride;
+    void *hn, *cn; /* out final states; NULL: not wanted */
+} clstm_sequence;
+
+/* The gradients that BPTT starts from and returns. Inputs are never written. Outputs are overwritten. */
+typedef struct clstm_gradients {
+    const void *dy; /* in  (T, B, D*H): gradient on y; NULL: zeros */
+    int64_t dy_time_stride, dy_row_stride;
+    const void *dhn, *dcn; /* in  gradients on the final states; NULL: zeros */
+    void *dx;              /* out (T, B, I); NULL: not wanted */
+    int64_t dx_time_stride, dx_row_stride;
+    void *dh0, *dc0;       /* out gradients on the initial states; NULL: not wanted */
+    void *const *dparams;  /* out clstm_num_params pointers, shapes of the parameters; NULL: not wanted */
+} clstm_gradients;
+
+/* Bytes of scratch memory that one call needs (it may use up to clstm_get_num_threads() threads, read now). */
+int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes);
+int clstm_backward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes);
+
+/* Bytes of the tape of a training step: about 6H + I values per layer, direction, step and row. */
+int clstm_tape_size(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes);
+
+/* y, hn, cn from x, h0, c0. tape: NULL for inference; else clstm_tape_size bytes that record what
+ * clstm_backward needs, and dropout is applied. tape and workspace are aligned to 64. */
+int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence *seq, void *tape, void *workspace,
+                  size_t workspace_bytes);
+
+/* Exact gradients by backpropagation through time (Werbos 1990) of the forward call that recorded the tape. The
+ * tape is read only, so it may be used again. pack: the one of that forward call, made for training. */
+int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, const clstm_gradients *grads,
+                   void *workspace, size_t workspace_bytes);
+
+/* ---- one step ----------------------------------------------------------------------------------------- */
+
+/* One step of the whole stack for B rows, on the calling thread, without scratch memory. x is (B, I); all states
+ * are (L, B, H). h_in and h_out must not overlap (the caller alternates two buffers); c_in may be c_out. The
+ * output of the step is the last layer of h_out. */
+int clstm_step(const clstm_spec *spec, const void *pack, int64_t B, const void *x, const void *h_in, const void *c_in,
+               void *h_out, void *c_out);
+
+/* ---- elementwise functions ---------------------------------------------------------------------------- */
+
+/* The functions inside the kernels, over n elements; y may be x. Same bits on every instruction set; within 2 ulp
+ * (float) and 4 ulp (double) of the true value; results that would be denormal are 0. */
+typedef enum clstm_function { CLSTM_EXP = 0, CLSTM_SIGMOID = 1, CLSTM_TANH = 2 } clstm_function;
+int clstm_apply(int function, int dtype, int64_t n, const void *x, void *y);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* CLSTM_H */

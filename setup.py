@@ -1,0 +1,59 @@
+"""Builds clstm._core from Cython and the C core. Everything else is in pyproject.toml.
+
+CLSTM_SANITIZE=address,undefined (or thread) in the environment builds the extension with sanitizers.
+"""
+
+import os
+from glob import glob
+from pathlib import Path
+
+import numpy
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+# Instruction sets are chosen per function, never per file: no -march here. Contraction and -ffast-math would break
+# the promise about bits.
+UNIX_FLAGS = "-O3 -g0 -std=c11 -ffp-contract=off -fno-math-errno -fvisibility=hidden -pthread -Wall -Wextra".split()
+MSVC_FLAGS = "/O2 /std:c11 /experimental:c11atomics /fp:precise".split()
+
+
+def sanitizer_flags() -> list[str]:
+    names = os.environ.get("CLSTM_SANITIZE")
+    return [f"-fsanitize={names}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"] if names else []
+
+
+class BuildExt(build_ext):
+    """Adds each compiler's flags, and puts the public header inside the package."""
+
+    def build_extensions(self) -> None:
+        unix = self.compiler.compiler_type != "msvc"
+        for extension in self.extensions:
+            extension.extra_compile_args = UNIX_FLAGS + sanitizer_flags() if unix else MSVC_FLAGS
+            extension.extra_link_args = ["-pthread", *sanitizer_flags()] if unix else []
+            extension.libraries = ["m"] if unix else []
+        super().build_extensions()
+
+    def run(self) -> None:
+        super().run()
+        package = Path("src" if self.inplace else self.build_lib, "clstm", "include")
+        self.mkpath(str(package))
+        self.copy_file("include/clstm.h", str(package))
+
+
+core = Extension(
+    "clstm._core",
+    sources=["src/clstm/_core.pyx", *sorted(glob("src/clstm/core/*.c"))],
+    depends=sorted(glob("include/*.h") + glob("src/clstm/core/*.h") + glob("src/clstm/core/*.inc")),
+    include_dirs=["include", "src/clstm/core", numpy.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+)
+core.cython_c_in_temp = True
+core.cython_directives = {
+    "language_level": "3",
+    "boundscheck": False,
+    "wraparound": False,
+    "embedsignature": True,
+    "freethreading_compatible": True,
+}
+
+setup(ext_modules=[core], cmdclass={"build_ext": BuildExt})

@@ -1,0 +1,73 @@
+# The C library, as in include/clstm.h.
+from libc.stdint cimport int32_t, int64_t, uint64_t
+
+
+cdef extern from "clstm.h" nogil:
+    ctypedef struct clstm_spec:
+        int64_t input_size
+        int64_t hidden_size
+        int64_t num_layers
+        int32_t dtype
+        int32_t bias
+        int32_t bidirectional
+        double dropout
+
+    ctypedef struct clstm_sequence:
+        int64_t T
+        int64_t B
+        const int64_t *lengths
+        uint64_t seed
+        const void *x
+        int64_t x_time_stride
+        int64_t x_row_stride
+        const void *h0
+        const void *c0
+        void *y
+        int64_t y_time_stride
+        int64_t y_row_stride
+        void *hn
+        void *cn
+
+    ctypedef struct clstm_gradients:
+        const void *dy
+        int64_t dy_time_stride
+        int64_t dy_row_stride
+        const void *dhn
+        const void *dcn
+        void *dx
+        int64_t dx_time_stride
+        int64_t dx_row_stride
+        void *dh0
+        void *dc0
+        void **dparams
+
+    enum:
+        CLSTM_OK
+        CLSTM_ERROR_SIZE
+        CLSTM_ERROR_PACK
+        CLSTM_FLOAT32
+        CLSTM_FLOAT64
+
+    const char *clstm_strerror(int status)
+    const char *clstm_version()
+    const char *clstm_isa()
+    const char *clstm_isa_reason()
+    const char *clstm_isa_available(int i)
+    int clstm_set_isa(const char *name)
+    int clstm_set_num_threads(int n)
+    int clstm_get_num_threads()
+
+    int clstm_check_spec(const clstm_spec *spec)
+    int64_t clstm_num_params(const clstm_spec *spec)
+    int clstm_pack_size(const clstm_spec *spec, int training, size_t *size)
+    int clstm_pack(const clstm_spec *spec, int training, const void **params, void *pack)
+    int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t *size)
+    int clstm_backward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t *size)
+    int clstm_tape_size(const clstm_spec *spec, int64_t T, int64_t B, size_t *size)
+    int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence *seq, void *tape,
+                      void *workspace, size_t workspace_bytes)
+    int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, const clstm_gradients *grads,
+                       void *workspace, size_t workspace_bytes)
+    int clstm_step(const clstm_spec *spec, const void *pack, int64_t B, const void *x, const void *h_in,
+                   const void *c_in, void *h_out, void *c_out)
+    int clstm_apply(int function, int dtype, int64_t n, const void *x, void *y)

@@ -1,0 +1,436 @@
+"""The C library behind typed wrappers: memory, ownership and the GIL. No arithmetic, no conveniences.
+
+Arrays come in checked: lstm.py has made them of the right type and shape, aligned, contiguous along the last axis.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.string cimport memcpy, memset
+
+cimport numpy as cnp
+
+import numpy as np
+
+cnp.import_array()
+
+
+cdef int check(int status) except -1:
+    """Turn a status into an exception."""
+    if status == CLSTM_OK:
+        return 0
+    message = clstm_strerror(status).decode()
+    if status == CLSTM_ERROR_SIZE:
+        raise MemoryError(message)
+    raise ValueError(message)
+
+
+# ---- memory ----
+
+@cython.final
+@cython.no_gc
+cdef class Block:
+    """Memory aligned to 64 bytes."""
+
+    cdef void *raw
+    cdef char *data
+    cdef size_t size
+
+    def __cinit__(self, size_t size):
+        self.raw = PyMem_RawMalloc(size + 64)
+        if self.raw == NULL:
+            raise MemoryError(f"cannot allocate {size} bytes")
+        self.data = <char *> ((<uintptr_t> self.raw + 63) & ~<uintptr_t> 63)
+        self.size = size
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.raw)
+
+
+cdef Block take_block(list spare, size_t size):
+    """A block of at least `size` bytes: the spare one if it fits and is not far too large."""
+    cdef Block block
+    try:
+        block = spare.pop()
+    except IndexError:
+        return Block(size)
+    return block if size <= block.size <= 4 * size + (1 << 16) else Block(size)
+
+
+cdef int give_block(list spare, Block block) except -1:
+    if len(spare) < 2:
+        spare.append(block)
+    return 0
+
+
+# ---- parameters ----
+
+@cython.final
+cdef class Parameter:
+    """One weight array, of which NumPy arrays are views (numpy.asarray).
+
+    While a writable view lives, its owner cannot know when a weight changes, and packs the weights anew for each call.
+    """
+
+    cdef Weights owner
+    cdef Block block
+    cdef Py_ssize_t shape[2]
+    cdef Py_ssize_t strides[2]
+    cdef int ndim
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        view.buf = self.block.data
+        view.obj = self
+        view.len = self.shape[0] * (self.shape[1] if self.ndim == 2 else 1) * self.owner.itemsize
+        view.readonly = 0
+        view.itemsize = self.owner.itemsize
+        view.format = NULL
+        if flags & PyBUF_FORMAT:
+            view.format = b"f" if self.owner.spec.dtype == CLSTM_FLOAT32 else b"d"
+        view.ndim = self.ndim
+        view.shape = self.shape if flags & PyBUF_ND else NULL
+        view.strides = self.strides if (flags & PyBUF_STRIDES) == PyBUF_STRIDES else NULL
+        view.suboffsets = NULL
+        view.internal = NULL
+        with cython.critical_section(self.owner):
+            self.owner.views += 1
+            self.owner.version += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        with cython.critical_section(self.owner):
+            self.owner.views -= 1
+
+
+@cython.final
+cdef class Pack:
+    """The weights as kernels read them, at one moment."""
+
+    cdef Block block
+    cdef bint training
+    cdef int64_t version  # of the weights; -1: made while views lived, good for one call
+
+
+@cython.final
+cdef class Weights:
+    """A network's parameters and the packs made of them."""
+
+    cdef clstm_spec spec
+    cdef Py_ssize_t itemsize
+    cdef readonly list parameters  # Parameter objects, in the order of PyTorch's state_dict
+    cdef int64_t views, version
+    cdef Pack pack
+    cdef list spare_tapes, spare_workspaces
+
+    def __init__(self, *, int64_t input_size, int64_t hidden_size, int64_t num_layers, bint double_precision,
+                 bint bias, bint bidirectional, double dropout, shapes):
+        cdef Parameter parameter
+        self.spec = clstm_spec(input_size, hidden_size, num_layers,
+                               CLSTM_FLOAT64 if double_precision else CLSTM_FLOAT32, bias, bidirectional, dropout)
+        check(clstm_check_spec(&self.spec))
+        self.itemsize = 8 if double_precision else 4
+        self.spare_tapes = []
+        self.spare_workspaces = []
+        self.parameters = []
+        for shape in shapes:
+            parameter = Parameter.__new__(Parameter)
+            parameter.owner = self
+            parameter.ndim = len(shape)
+            parameter.shape[0] = shape[0]
+            parameter.shape[1] = shape[1] if len(shape) == 2 else 1
+            parameter.strides[0] = parameter.shape[1] * self.itemsize
+            parameter.strides[1] = self.itemsize
+            parameter.block = Block(parameter.shape[0] * parameter.shape[1] * self.itemsize)
+            memset(parameter.block.data, 0, parameter.block.size)
+            self.parameters.append(parameter)
+
+    cdef Pack current_pack(self, bint training):
+        """The pack of the weights as they are now."""
+        cdef Pack pack = self.pack
+        if pack is not None and self.is_current(pack) and (pack.training or not training):
+            return pack
+        pack = self.make_pack(training)
+        if pack.version >= 0:
+            self.pack = pack
+        return pack
+
+    cdef inline bint is_current(self, Pack pack) noexcept:
+        return self.views == 0 and pack.version == self.version
+
+    cdef Pack make_pack(self, bint training):
+        cdef Pack pack = Pack.__new__(Pack)
+        cdef Parameter parameter
+        cdef size_t size = 0
+        cdef Py_ssize_t i, count = len(self.parameters)
+        cdef Block pointers = Block(count * sizeof(void *))
+        cdef const void **params = <const void **> pointers.data
+        cdef void *data
+        for i in range(count):
+            parameter = self.parameters[i]
+            params[i] = parameter.block.data
+        with cython.critical_section(self):
+            pack.version = self.version if self.views == 0 else -1
+        pack.training = training
+        check(clstm_pack_size(&self.spec, training, &size))
+        pack.block = Block(size)
+        data = pack.block.data
+        with nogil:
+            status = clstm_pack(&self.spec, training, params, data)
+        check(status)
+        return pack
+
+
+# ---- sequences ----
+
+@cython.final
+cdef class Tape:
+    """What one training forward pass recorded. Read only, so backward may use it more than once."""
+
+    cdef Weights weights
+    cdef Pack pack
+    cdef Block block
+    cdef readonly int64_t T, B
+    cdef readonly object meta  # the caller's: how to shape the gradients
+
+    def is_of(self, Weights weights):
+        """Whether the tape was recorded by these weights' network."""
+        return self.weights is weights
+
+    def __dealloc__(self):
+        if self.block is not None:
+            give_block(self.weights.spare_tapes, self.block)
+
+    def __repr__(self):
+        return f"Tape({self.T} steps, {self.B} rows, {self.block.size} bytes)"
+
+
+cdef inline void *data_of(object array) noexcept:
+    return NULL if array is None else cnp.PyArray_DATA(<cnp.ndarray> array)
+
+
+cdef inline int64_t stride_of(cnp.ndarray array, int axis) noexcept:
+    return cnp.PyArray_STRIDE(array, axis) // cnp.PyArray_ITEMSIZE(array)
+
+
+def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengths, bint training, uint64_t seed, meta):
+    """Run a batch. x (T, B, I) and y (T, B, D*H) with any outer strides; states (L*D, B, H) or None. Returns a Tape
+    if training, else None."""
+    cdef clstm_sequence seq
+    cdef Pack pack = weights.current_pack(training)
+    cdef Block workspace, tape_block
+    cdef size_t size = 0
+    cdef void *tape_data = NULL
+    cdef int status
+    cdef Tape tape = None
+    seq.T = cnp.PyArray_DIM(x, 0)
+    seq.B = cnp.PyArray_DIM(x, 1)
+    seq.lengths = <const int64_t *> data_of(lengths)
+    seq.seed = seed
+    seq.x = cnp.PyArray_DATA(x)
+    seq.x_time_stride = stride_of(x, 0)
+    seq.x_row_stride = stride_of(x, 1)
+    seq.h0 = data_of(h0)
+    seq.c0 = data_of(c0)
+    seq.y = cnp.PyArray_DATA(y)
+    seq.y_time_stride = stride_of(y, 0)
+    seq.y_row_stride = stride_of(y, 1)
+    seq.hn = data_of(hn)
+    seq.cn = data_of(cn)
+    if training:
+        check(clstm_tape_size(&weights.spec, seq.T, seq.B, &size))
+        tape_block = take_block(weights.spare_tapes, size)
+        tape_data = tape_block.data
+    check(clstm_forward_workspace(&weights.spec, seq.T, seq.B, &size))
+    workspace = take_block(weights.spare_workspaces, size)
+    with nogil:
+        status = clstm_forward(&weights.spec, pack.block.data, &seq, tape_data, workspace.data, workspace.size)
+    give_block(weights.spare_workspaces, workspace)
+    check(status)
+    if training:
+        tape = Tape.__new__(Tape)
+        tape.weights = weights
+        tape.pack = pack
+        tape.block = tape_block
+        tape.T = seq.T
+        tape.B = seq.B
+        tape.meta = meta
+    return tape
+
+
+def backward(Tape tape, dy, dhn, dcn, cnp.ndarray dx, dh0, dc0, list grads):
+    """Gradients of the forward pass that made the tape, into dx (T, B, I), dh0, dc0 and grads (one array a parameter)."""
+    cdef Weights weights = tape.weights
+    cdef clstm_gradients g
+    cdef Block workspace, pointers = Block(len(grads) * sizeof(void *))
+    cdef size_t size = 0
+    cdef int status
+    cdef Py_ssize_t i
+    cdef void **dparams = <void **> pointers.data
+    memset(&g, 0, sizeof(g))
+    for i in range(len(grads)):
+        dparams[i] = data_of(grads[i])
+    g.dparams = dparams
+    if dy is not None:
+        g.dy = data_of(dy)
+        g.dy_time_stride = stride_of(dy, 0)
+        g.dy_row_stride = stride_of(dy, 1)
+    g.dhn = data_of(dhn)
+    g.dcn = data_of(dcn)
+    g.dx = cnp.PyArray_DATA(dx)
+    g.dx_time_stride = stride_of(dx, 0)
+    g.dx_row_stride = stride_of(dx, 1)
+    g.dh0 = data_of(dh0)
+    g.dc0 = data_of(dc0)
+    check(clstm_backward_workspace(&weights.spec, tape.T, tape.B, &size))
+    workspace = take_block(weights.spare_workspaces, size)
+    with nogil:
+        status = clstm_backward(&weights.spec, tape.pack.block.data, tape.block.data, &g, workspace.data,
+                                workspace.size)
+    give_block(weights.spare_workspaces, workspace)
+    check(status)
+
+
+# ---- streams ----
+
+cdef class StreamState:
+    """State (h, c) of B parallel streams, both (L, B, H). Not for use by two threads at once."""
+
+    cdef Weights weights
+    cdef Pack pack
+    cdef readonly int64_t batch_size
+    cdef cnp.ndarray h, h_next, c
+    cdef int type_number
+
+    def __init__(self, Weights weights, int64_t batch_size):
+        shape = (weights.spec.num_layers, batch_size, weights.spec.hidden_size)
+        dtype = np.float32 if weights.spec.dtype == CLSTM_FLOAT32 else np.float64
+        self.weights = weights
+        self.batch_size = batch_size
+        self.h = np.zeros(shape, dtype)
+        self.h_next = np.zeros(shape, dtype)
+        self.c = np.zeros(shape, dtype)
+        self.type_number = cnp.NPY_FLOAT32 if weights.spec.dtype == CLSTM_FLOAT32 else cnp.NPY_FLOAT64
+        self.pack = weights.current_pack(False)
+
+    cdef inline bint fits(self, array, int64_t features) noexcept:
+        """Whether array is (B, features), or (features) with B = 1, of the network's type, aligned and contiguous."""
+        if not cnp.PyArray_Check(array):
+            return False
+        if cnp.PyArray_TYPE(<cnp.ndarray> array) != self.type_number or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> array):
+            return False
+        if cnp.PyArray_NDIM(<cnp.ndarray> array) == 2:
+            return (cnp.PyArray_DIM(<cnp.ndarray> array, 0) == self.batch_size
+                    and cnp.PyArray_DIM(<cnp.ndarray> array, 1) == features)
+        return (cnp.PyArray_NDIM(<cnp.ndarray> array) == 1 and self.batch_size == 1
+                and cnp.PyArray_DIM(<cnp.ndarray> array, 0) == features)
+
+    def step(self, x, out=None):
+        """Advance every stream by one step.
+
+        Parameters
+        ----------
+        x : array_like of shape (batch_size, input_size)
+            Or (input_size,) for a single stream. An array of the network's dtype that is contiguous is not copied.
+        out : ndarray, optional
+            Receives the output, so that nothing is allocated: the network's dtype, contiguous, of the output's shape.
+
+        Returns
+        -------
+        y : ndarray of shape (batch_size, hidden_size)
+            Output of the last layer, or (hidden_size,) for an x without batch axis; `out` if that was given.
+
+        Raises
+        ------
+        ValueError
+            If x or out has another shape. The state is unchanged then.
+        TypeError
+            If x does not hold real numbers.
+        """
+        cdef clstm_spec *spec = &self.weights.spec
+        cdef cnp.npy_intp shape[2]
+        cdef size_t row_bytes = self.batch_size * spec.hidden_size * self.weights.itemsize
+        cdef int status
+        if not self.fits(x, spec.input_size):
+            x = self.convert_input(x)
+        cdef int ndim = cnp.PyArray_NDIM(<cnp.ndarray> x)
+        if out is None:
+            shape[0] = self.batch_size
+            shape[ndim - 1] = spec.hidden_size
+            out = cnp.PyArray_SimpleNew(ndim, shape, self.type_number)
+        elif not (self.fits(out, spec.hidden_size) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out)
+                  and cnp.PyArray_NDIM(<cnp.ndarray> out) == ndim):
+            self.refuse_output(out, ndim)
+        if not self.weights.is_current(self.pack):
+            self.pack = self.weights.current_pack(False)
+        cdef Pack pack = self.pack
+        cdef cnp.ndarray h = self.h, h_next = self.h_next, c = self.c
+        cdef void *x_data = cnp.PyArray_DATA(<cnp.ndarray> x)
+        with nogil:
+            status = clstm_step(spec, pack.block.data, self.batch_size, x_data, cnp.PyArray_DATA(h), cnp.PyArray_DATA(c),
+                                cnp.PyArray_DATA(h_next), cnp.PyArray_DATA(c))
+        check(status)
+        self.h = h_next
+        self.h_next = h
+        memcpy(cnp.PyArray_DATA(<cnp.ndarray> out),
+               <char *> cnp.PyArray_DATA(h_next) + (spec.num_layers - 1) * row_bytes, row_bytes)
+        return out
+
+    cdef copy_state(self):
+        return self.h.copy(), self.c.copy()
+
+    def get_state(self):
+        """Copies of (h, c), each (L, B, H)."""
+        return self.copy_state()
+
+    def set_state(self, h, c):
+        """Copy new values into the state."""
+        self.h[...] = h
+        self.c[...] = c
+
+
+# ---- the library ----
+
+def isa():
+    """Name of the instruction set that new packs use."""
+    return clstm_isa().decode()
+
+
+def isa_reason():
+    """Why that one."""
+    return clstm_isa_reason().decode()
+
+
+def isas():
+    """Names of the instruction sets that can run here, best first."""
+    names = []
+    while clstm_isa_available(len(names)) != NULL:
+        names.append(clstm_isa_available(len(names)).decode())
+    return names
+
+
+def set_isa(str name):
+    """Make new packs use an instruction set (for tests; networks that exist keep theirs until a weight changes)."""
+    check(clstm_set_isa(name.encode()))
+
+
+def set_num_threads(int n):
+    """Limit the threads of the process's calls."""
+    check(clstm_set_num_threads(n))
+
+
+def get_num_threads():
+    """The limit of threads."""
+    return clstm_get_num_threads()
+
+
+def apply(int function, cnp.ndarray x):
+    """exp (0), sigmoid (1) or tanh (2) of a contiguous float32 or float64 array, as the kernels compute it."""
+    y = np.empty_like(x)
+    cdef int dtype = CLSTM_FLOAT64 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT64 else CLSTM_FLOAT32
+    cdef void *src = cnp.PyArray_DATA(x)
+    cdef void *dst = cnp.PyArray_DATA(<cnp.ndarray> y)
+    cdef int64_t n = x.size
+    with nogil:
+        status = clstm_apply(function, dtype, n, src, dst)
+    check(status)
+    return y

@@ -1,0 +1,71 @@
+"""Checks and conversions of arguments. Every error names the argument, what came and what was expected."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+
+def as_size(name: str, value: Any) -> int:
+    """Return `value` as an int of at least 1."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} is {value!r}, but an integer is expected")
+    try:
+        size = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, but an integer is expected") from None
+    if size < 1:
+        raise ValueError(f"{name} is {size}, but at least 1 is expected")
+    return size
+
+
+def as_flag(name: str, value: Any) -> bool:
+    """Return `value` as a bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} is {value!r}, but True or False is expected")
+    return bool(value)
+
+
+def as_float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return float32 or float64 as a numpy dtype in native byte order."""
+    try:
+        known = np.dtype(dtype).name in ("float32", "float64") and dtype is not None
+    except TypeError:
+        known = False
+    if not known:
+        raise ValueError(f"dtype is {dtype!r}, but 'float32' or 'float64' is expected")
+    return np.dtype(dtype).newbyteorder("=")
+
+
+def as_real_array(name: str, value: ArrayLike, dtype: DTypeLike | None = None) -> np.ndarray:
+    """Return `value` as an array of `dtype`; not a copy where it is one already.
+
+    Without `dtype`, float32 and float64 stay, float16 becomes float32 and every other real type float64.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} has dtype {array.dtype}, but real numbers are expected")
+    if dtype is None:
+        dtype = np.float32 if array.dtype.name in ("float16", "float32") else np.float64
+    return array.astype(dtype, copy=False)
+
+
+def as_index_array(
+    name: str, value: ArrayLike, limit: int, limit_name: str, ignore_index: int | None = None
+) -> np.ndarray:
+    """Return a new intp array of `value`, whose numbers all lie in 0..limit-1 or equal `ignore_index`."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu":
+        example = f" (the first value is {array.flat[0]!r})" if array.size else ""
+        raise TypeError(f"{name} has dtype {array.dtype}{example}, but integers are expected")
+    outside = (array < 0) | (array >= limit)
+    if ignore_index is not None:
+        outside &= array != ignore_index
+    if outside.any():
+        position = tuple(int(i) for i in np.argwhere(outside)[0])
+        at = f" at position {position}" if position else ""
+        raise ValueError(f"{name} has the value {array[position]}{at}, but {limit_name} is {limit}")
+    return array.astype(np.intp)

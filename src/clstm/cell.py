@@ -1,0 +1,150 @@
+"""The LSTM cell: one step at a time, with the state in the caller's hands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from .arguments import as_real_array
+from .lstm import LSTM, State, Tape
+from .module import Module, Parameter, Shape
+
+
+class LSTMCell(Module):
+    """One step of an LSTM, PyTorch's `nn.LSTMCell`. See `LSTM` for the formulas; for a long run of steps, its
+    `stream` is faster.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        Numbers of features I of x, and H of h and c; at least 1.
+    bias : bool, default True
+        Whether there are biases.
+    dtype, seed, init
+        As for `LSTM`.
+
+    Attributes
+    ----------
+    weight_ih, weight_hh, bias_ih, bias_hh : ndarray
+        Parameters of shapes (4H, I), (4H, H), (4H,), (4H,); gates in the order i, f, g, o; biases None without bias.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import clstm
+    >>> cell = clstm.LSTMCell(3, 4, seed=0)
+    >>> x = np.ones((2, 3), np.float32)  # (batch, features)
+    >>> h, c = cell(x)
+    >>> h, c = cell(x, (h, c))
+    >>> (h, c), tape = cell.forward(x, (h, c))
+    >>> dx, (dh_0, dc_0), grads = cell.backward(tape, dh=np.ones_like(h))
+    >>> grads["weight_hh"].shape
+    (16, 4)
+    """
+
+    weight_ih = Parameter()
+    weight_hh = Parameter()
+    bias_ih = Parameter()
+    bias_hh = Parameter()
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = "float32",
+        seed: int | None = None,
+        init: str = "default",
+    ) -> None:
+        self._lstm = LSTM(input_size, hidden_size, bias=bias, dtype=dtype, seed=seed, init=init)
+        self.input_size = self._lstm.input_size
+        self.hidden_size = self._lstm.hidden_size
+        self.bias = self._lstm.bias
+        self.dtype = self._lstm.dtype
+
+    @staticmethod
+    def parameter_shapes(input_size: int, hidden_size: int, bias: bool = True, **_: Any) -> Iterator[tuple[str, Shape]]:
+        """Yield names and shapes of the parameters."""
+        for name, shape in LSTM.parameter_shapes(input_size, hidden_size, bias=bias):
+            yield name.removesuffix("_l0"), shape
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Return the live arrays by name: writing into one changes the cell."""
+        return _cell_names(self._lstm.parameters())
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor, without seed and init."""
+        return {
+            "input_size": self.input_size,
+            "hidden_size": self.hidden_size,
+            "bias": self.bias,
+            "dtype": self.dtype.name,
+        }
+
+    def __call__(self, x: ArrayLike, state: tuple[ArrayLike, ArrayLike] | None = None) -> State:
+        """Return the new (h, c).
+
+        Parameters
+        ----------
+        x : array_like of shape (batch, input_size) or (input_size,)
+        state : (h, c), optional
+            States of shape (batch, hidden_size) or (hidden_size,); zeros by default.
+
+        Returns
+        -------
+        h, c : ndarray
+            In the shape of the states.
+        """
+        _, (h, c) = self._lstm(*self._sequence(x, state))
+        return h[0], c[0]
+
+    def forward(self, x: ArrayLike, state: tuple[ArrayLike, ArrayLike] | None = None) -> tuple[State, Tape]:
+        """Return the new (h, c) as a plain call does, and the tape for `backward`."""
+        _, (h, c), tape = self._lstm.forward(*self._sequence(x, state))
+        return (h[0], c[0]), tape
+
+    def backward(
+        self, tape: Tape, dh: ArrayLike | None = None, dc: ArrayLike | None = None
+    ) -> tuple[np.ndarray, State, dict[str, np.ndarray]]:
+        """Return the gradients of the forward call that made the tape.
+
+        Parameters
+        ----------
+        tape : Tape
+            From `forward`; it can be used again.
+        dh, dc : array_like, optional
+            Gradient of the loss with respect to the new h and c; zeros by default.
+
+        Returns
+        -------
+        dx : ndarray
+        (dh_0, dc_0) : tuple of ndarray
+            Gradients with respect to the state that was passed in.
+        grads : dict of str to ndarray
+            Gradients with respect to the parameters.
+        """
+        dstate = tuple(None if array is None else np.asarray(array)[None] for array in (dh, dc))
+        dx, (dh_0, dc_0), grads = self._lstm.backward(tape, dstate=dstate)  # type: ignore[arg-type]
+        return dx[0], (dh_0[0], dc_0[0]), _cell_names(grads)
+
+    def _sequence(self, x: ArrayLike, state: tuple[ArrayLike, ArrayLike] | None) -> tuple[Any, Any]:
+        """Arguments of a sequence of one step."""
+        x = as_real_array("x", x, self.dtype)
+        if x.ndim not in (1, 2):
+            raise ValueError(
+                f"x has shape {x.shape}, but (batch, {self.input_size}) or ({self.input_size},) is expected"
+            )
+        if state is not None:
+            if not isinstance(state, (tuple, list)) or len(state) != 2:
+                raise TypeError(f"state is a {type(state).__name__}, but a pair (h, c) is expected")
+            state = tuple(None if array is None else np.asarray(array)[None] for array in state)  # type: ignore
+        return x[None], state
+
+
+def _cell_names(arrays: dict[str, Any]) -> dict[str, Any]:
+    return {name.removesuffix("_l0"): array for name, array in arrays.items()}
+

@@ -1,0 +1,115 @@
+/* What a set of kernels offers to the sequence loops. One set per instruction set and element type. */
+#ifndef CLSTM_KERNELS_H
+#define CLSTM_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define CLSTM_X86 1
+#endif
+#if defined(__aarch64__) || defined(_M_ARM64)
+#define CLSTM_ARM64 1
+#endif
+
+typedef ptrdiff_t idx; /* sizes and strides in elements; signed, because time may run backwards */
+
+/* C (M, N) = init + A (M, K) B (K, N), each element one chain of fused multiply-adds, k ascending. */
+typedef struct gemm_args {
+    idx M, N, K;
+    const void *A; /* element (m, k) at A[m * a_row + k * a_col] ... */
+    idx a_row, a_col;
+    idx a_tile; /* ... or, if not 0, in tiles of max_rows rows: (k, max_rows) contiguous, this far apart */
+    const void *B; /* panels of 4 vectors, see pack */
+    const void *init; /* row m at init + m * init_row; NULL: zeros */
+    idx init_row;
+    void *C; /* may be init */
+    idx c_row;
+} gemm_args;
+
+/* One LSTM step: z = init + x W_ih' + h W_hh', then gates, c and h. Weights lie in blocks of VL hidden units:
+ * block b holds (K, 4, VL), the four gates i, f, g, o side by side. */
+typedef struct cell_args {
+    idx rows, H;
+    const void *init; /* (rows, blocks, 4, VL): the bias, or the bias and the input product */
+    idx init_row;     /* 0: one bias row for all */
+    const void *x;    /* (rows, I) */
+    idx x_row, I;     /* I = 0: init holds the input product already */
+    const void *h;    /* (rows, H) of the step before */
+    idx h_row;
+    const void *w_ih, *w_hh; /* blocks of (I, 4, VL) and of (H, 4, VL) */
+    const void *c;           /* (rows, H) of the step before */
+    idx c_row;
+    void *c_out; /* (rows, H); may be c */
+    idx c_out_row;
+    void *h_out; /* (rows, H); not h */
+    idx h_out_row;
+    void *gates; /* (rows, 4, H): activated i, f, g, o for the tape; or NULL */
+    idx gates_row;
+} cell_args;
+
+/* One BPTT step: dh = dy + dh_next, where dh_next = dz_next W_hh, then the gradients on the pre-activations. */
+typedef struct cell_grad_args {
+    idx rows, H;
+    const void *dz_next; /* (rows, 4H) of the following step; NULL: dh_next is given */
+    idx dz_next_row;
+    const void *w_hh;    /* (4H, H) in gemm panels */
+    const void *dh_next; /* (rows, H) */
+    idx dh_next_row;
+    const void *dy; /* (rows, H) */
+    idx dy_row;
+    const void *gates; /* (rows, 4, H) from the tape */
+    idx gates_row;
+    const void *c, *c_prev; /* (rows, H) of this step and of the one before */
+    idx c_row, c_prev_row;
+    void *dc; /* (rows, H) in: gradient that later steps send to c; out: the same for the step before */
+    idx dc_row;
+    void *dz; /* (rows, 4H) out */
+    idx dz_row;
+} cell_grad_args;
+
+/* Copies a (K, n <= VL) matrix to rows of VL, `dst_row` apart; lanes past n become 0. Element (k, lane) comes from
+ * src[k * k_stride + lane * lane_stride]. */
+typedef struct pack_args {
+    idx K, n;
+    const void *src;
+    idx k_stride, lane_stride;
+    void *dst;
+    idx dst_row;
+} pack_args;
+
+/* Transposes a (K, M) matrix to tiles of max_rows columns, each (K, max_rows): the a_tile form of gemm's A. */
+typedef struct tile_args {
+    idx K, M;
+    const void *src;
+    idx src_row;
+    void *dst;
+} tile_args;
+
+enum { PANEL_VECTORS = 4 }; /* vectors side by side in a gemm panel; the gates of a block */
+
+typedef struct kernels {
+    idx vl;       /* elements in a vector */
+    idx max_rows; /* rows of a product that stay in registers at once */
+    void (*gemm)(const gemm_args *);
+    void (*cell)(const cell_args *);
+    void (*cell_grad)(const cell_grad_args *);
+    void (*pack)(const pack_args *);
+    void (*pack_tiles)(const tile_args *);
+    void (*apply)(int function, idx n, const void *x, void *y);
+} kernels;
+
+typedef struct clstm_isa_kernels {
+    const char *name;
+    const kernels *type[2]; /* by clstm_dtype */
+} clstm_isa_kernels;
+
+extern const clstm_isa_kernels clstm_kernels_portable;
+#if CLSTM_X86
+extern const clstm_isa_kernels clstm_kernels_avx2, clstm_kernels_avx512;
+#endif
+#if CLSTM_ARM64
+extern const clstm_isa_kernels clstm_kernels_neon;
+#endif
+
+#endif

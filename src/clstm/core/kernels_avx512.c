@@ -1,0 +1,71 @@
+/* AVX-512: 16 floats or 8 doubles in a vector, 32 registers. Vocabulary: see kernels.inc. */
+#include "kernels.h"
+
+#if CLSTM_X86
+#include <immintrin.h>
+
+#define ISA avx512
+#define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")))
+#define MAX_ROWS 6       /* 6 rows x 4 vectors = 24 accumulators, 4 weight vectors, broadcasts */
+#define MAX_ROW_PANELS 4 /* 1 row x 4 panels of 4 vectors */
+
+#define TYPE f32
+#define real float
+#define vec __m512
+#define VL 16
+#define MASK(n) ((__mmask16)((1u << (n)) - 1))
+#define SIGN _mm512_set1_epi32((int)0x80000000)
+#define v_set1(x) _mm512_set1_ps(x)
+#define v_load(p) _mm512_loadu_ps(p)
+#define v_store(p, a) _mm512_storeu_ps(p, a)
+#define v_load_n(p, n) _mm512_maskz_loadu_ps(MASK(n), p)
+#define v_store_n(p, a, n) _mm512_mask_storeu_ps(p, MASK(n), a)
+#define v_add(a, b) _mm512_add_ps(a, b)
+#define v_sub(a, b) _mm512_sub_ps(a, b)
+#define v_mul(a, b) _mm512_mul_ps(a, b)
+#define v_div(a, b) _mm512_div_ps(a, b)
+#define v_fma(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define v_min(a, b) _mm512_min_ps(a, b)
+#define v_max(a, b) _mm512_max_ps(a, b)
+#define v_abs(a) _mm512_castsi512_ps(_mm512_andnot_epi32(SIGN, _mm512_castps_si512(a)))
+#define v_copysign(a, s)                                                                                               \
+    _mm512_castsi512_ps(_mm512_or_epi32(_mm512_andnot_epi32(SIGN, _mm512_castps_si512(a)),                             \
+                                        _mm512_and_epi32(SIGN, _mm512_castps_si512(s))))
+#define v_exp2_bits(t)                                                                                                 \
+    _mm512_castsi512_ps(                                                                                               \
+        _mm512_add_epi32(_mm512_slli_epi32(_mm512_castps_si512(t), 23), _mm512_set1_epi32(0x3f800000)))
+#include "kernels.inc"
+#include "vocabulary_end.inc"
+#undef MASK
+#undef SIGN
+
+#define TYPE f64
+#define real double
+#define vec __m512d
+#define VL 8
+#define MASK(n) ((__mmask8)((1u << (n)) - 1))
+#define SIGN _mm512_set1_epi64((long long)0x8000000000000000)
+#define v_set1(x) _mm512_set1_pd(x)
+#define v_load(p) _mm512_loadu_pd(p)
+#define v_store(p, a) _mm512_storeu_pd(p, a)
+#define v_load_n(p, n) _mm512_maskz_loadu_pd(MASK(n), p)
+#define v_store_n(p, a, n) _mm512_mask_storeu_pd(p, MASK(n), a)
+#define v_add(a, b) _mm512_add_pd(a, b)
+#define v_sub(a, b) _mm512_sub_pd(a, b)
+#define v_mul(a, b) _mm512_mul_pd(a, b)
+#define v_div(a, b) _mm512_div_pd(a, b)
+#define v_fma(a, b, c) _mm512_fmadd_pd(a, b, c)
+#define v_min(a, b) _mm512_min_pd(a, b)
+#define v_max(a, b) _mm512_max_pd(a, b)
+#define v_abs(a) _mm512_castsi512_pd(_mm512_andnot_epi64(SIGN, _mm512_castpd_si512(a)))
+#define v_copysign(a, s)                                                                                               \
+    _mm512_castsi512_pd(_mm512_or_epi64(_mm512_andnot_epi64(SIGN, _mm512_castpd_si512(a)),                             \
+                                        _mm512_and_epi64(SIGN, _mm512_castpd_si512(s))))
+#define v_exp2_bits(t)                                                                                                 \
+    _mm512_castsi512_pd(_mm512_add_epi64(_mm512_slli_epi64(_mm512_castpd_si512(t), 52),                                \
+                                         _mm512_set1_epi64(0x3ff0000000000000)))
+#include "kernels.inc"
+#include "vocabulary_end.inc"
+
+const clstm_isa_kernels clstm_kernels_avx512 = {"avx512", {&avx512_f32_kernels, &avx512_f64_kernels}};
+#endif

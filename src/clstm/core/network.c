@@ -1,0 +1,332 @@
+/* Dimensions, packs and tapes: everything that lies in memory. */
+#include "network.h"
+
+#include <string.h>
+
+#include "dispatch.h"
+
+/* ---- spec ---- */
+
+static int in_range(int64_t value, int64_t most) { return value >= 1 && value <= most; }
+
+int clstm_check_spec(const clstm_spec *s)
+{
+    const int64_t most = (int64_t)1 << (sizeof(size_t) == 8 ? 40 : 24);
+    if (!s)
+        return CLSTM_ERROR_NULL;
+    if (s->dtype != CLSTM_FLOAT32 && s->dtype != CLSTM_FLOAT64)
+        return CLSTM_ERROR_SPEC;
+    if (!in_range(s->input_size, most) || !in_range(s->hidden_size, most) || !in_range(s->num_layers, 1 << 20))
+        return CLSTM_ERROR_SPEC;
+    if ((s->bias | 1) != 1 || (s->bidirectional | 1) != 1)
+        return CLSTM_ERROR_SPEC;
+    return s->dropout >= 0 && s->dropout <= 1 ? CLSTM_OK : CLSTM_ERROR_SPEC;
+}
+
+int network_check_batch(const clstm_spec *spec, int64_t T, int64_t B)
+{
+    const int64_t most = (int64_t)1 << (sizeof(size_t) == 8 ? 48 : 28);
+    const int status = clstm_check_spec(spec);
+    if (status)
+        return status;
+    return T < 0 || B < 0 || T > most || B > most ? CLSTM_ERROR_SIZE : CLSTM_OK;
+}
+
+int64_t clstm_num_params(const clstm_spec *s) { return s->num_layers * (1 + s->bidirectional) * (2 + 2 * s->bias); }
+
+/* ---- pack ---- */
+
+enum { PACK_MAGIC = 0xc157 };
+
+typedef struct pack_header {
+    uint32_t magic;
+    int32_t isa; /* index for clstm_kernels_at */
+    int32_t training;
+    clstm_spec spec;
+} pack_header;
+
+static idx round_up(idx n, idx to) { return (n + to - 1) / to * to; }
+
+/* Lays out one layer and direction whose input has I features. */
+static layer_weights take_weights(arena *m, const network *net, idx I, int training)
+{
+    const idx vl = net->k->vl, gates = net->H_blocks * PANEL_VECTORS * vl;
+    layer_weights w = {0};
+    w.bias = arena_take(m, net->size, gates, 1, 1);
+    w.w_ih = arena_take(m, net->size, gates, I, 1);
+    w.w_hh = arena_take(m, net->size, gates, net->H, 1);
+    if (training) {
+        w.w_ih_panels = arena_take(m, net->size, 4 * net->H, round_up(I, vl), 1);
+        w.w_hh_panels = arena_take(m, net->size, 4 * net->H, round_up(net->H, vl), 1);
+    }
+    return w;
+}
+
+static arena pack_arena(const void *pack)
+{
+    arena m = {.base = (char *)(uintptr_t)pack};
+    arena_take(&m, sizeof(pack_header), 1, 1, 1);
+    return m;
+}
+
+layer_weights network_weights(const network *net, const void *pack, idx layer, idx direction)
+{
+    const int training = ((const pack_header *)pack)->training;
+    arena m = pack_arena(pack);
+    if (layer > 0) { /* skip the first layer, then the equal ones above it */
+        arena first = {0}, above = {0};
+        take_weights(&first, net, net->I, training);
+        take_weights(&above, net, net->D * net->H, training);
+        m.used += (size_t)net->D * first.used + (size_t)((layer - 1) * net->D + direction) * above.used;
+    }
+    const idx I = network_layer_input(net, layer);
+    if (layer == 0 && direction)
+        take_weights(&m, net, I, training);
+    return take_weights(&m, net, I, training);
+}
+
+static int pack_size(const network *net, int training, size_t *bytes)
+{
+    arena m = pack_arena(NULL);
+    for (idx layer = 0; layer < net->L && !m.overflow; layer++)
+        for (idx direction = 0; direction < net->D; direction++)
+            take_weights(&m, net, network_layer_input(net, layer), training);
+    *bytes = m.used;
+    return m.overflow ? CLSTM_ERROR_SIZE : CLSTM_OK;
+}
+
+int clstm_pack_size(const clstm_spec *spec, int training, size_t *bytes)
+{
+    const int status = clstm_check_spec(spec);
+    if (status)
+        return status;
+    const network net = network_of(spec, clstm_current_kernels());
+    return bytes ? pack_size(&net, training, bytes) : CLSTM_ERROR_NULL;
+}
+
+/* W (4H, K) to blocks of (K, 4, VL). */
+static void pack_gates(const network *net, const void *W, idx columns, void *dst)
+{
+    const idx vl = net->k->vl, panel = PANEL_VECTORS * vl;
+    for (idx block = 0; block < net->H_blocks; block++) {
+        for (idx gate = 0; gate < 4; gate++) {
+            const idx left = net->H - block * vl;
+            const pack_args args = {.K = columns,
+                                    .n = left < vl ? left : vl,
+                                    .src = at(net, W, (gate * net->H + block * vl) * columns),
+                                    .k_stride = 1,
+                                    .lane_stride = columns,
+                                    .dst = at(net, dst, block * columns * panel + gate * vl),
+                                    .dst_row = panel};
+            net->k->pack(&args);
+        }
+    }
+}
+
+/* W (4H, N) to gemm panels. */
+static void pack_panels(const network *net, const void *W, idx N, void *dst)
+{
+    const idx vl = net->k->vl, rows = 4 * net->H;
+    for (idx col = 0; col < N; col += vl) {
+        const idx panel = col / (PANEL_VECTORS * vl) * (PANEL_VECTORS * vl), left = round_up(N - panel, vl);
+        const idx width = left < PANEL_VECTORS * vl ? left : PANEL_VECTORS * vl;
+        const pack_args args = {.K = rows,
+                                .n = N - col < vl ? N - col : vl,
+                                .src = at(net, W, col),
+                                .k_stride = N,
+                                .lane_stride = 1,
+                                .dst = at(net, dst, panel * rows + (col - panel)),
+                                .dst_row = width};
+        net->k->pack(&args);
+    }
+}
+
+/* bias_ih + bias_hh, in the order of the blocks; zeros without bias. */
+static void pack_bias(const network *net, const void *ih, const void *hh, void *dst)
+{
+    const idx vl = net->k->vl;
+    for (idx block = 0; block < net->H_blocks; block++) {
+        for (idx gate = 0; gate < 4; gate++) {
+            for (idx lane = 0; lane < vl; lane++) {
+                const idx unit = block * vl + lane, to = (block * 4 + gate) * vl + lane, from = gate * net->H + unit;
+                const int bias = ih && unit < net->H;
+                if (net->spec->dtype == CLSTM_FLOAT32)
+                    ((float *)dst)[to] = bias ? ((const float *)ih)[from] + ((const float *)hh)[from] : 0;
+                else
+                    ((double *)dst)[to] = bias ? ((const double *)ih)[from] + ((const double *)hh)[from] : 0;
+            }
+        }
+    }
+}
+
+int clstm_pack(const clstm_spec *spec, int training, const void *const *params, void *pack)
+{
+    const int status = clstm_check_spec(spec);
+    if (status)
+        return status;
+    if (!params || !pack)
+        return CLSTM_ERROR_NULL;
+    const int per_direction = 2 + 2 * spec->bias;
+    for (int64_t i = 0; i < clstm_num_params(spec); i++)
+        if (!params[i])
+            return CLSTM_ERROR_NULL;
+    const clstm_isa_kernels *isa = clstm_current_kernels();
+    const network net = network_of(spec, isa);
+    pack_header *header = pack;
+    memset(header, 0, sizeof *header);
+    header->magic = PACK_MAGIC;
+    header->isa = clstm_isa_index(isa->name);
+    header->training = training != 0;
+    header->spec = *spec;
+    for (idx layer = 0; layer < net.L; layer++) {
+        const idx I = network_layer_input(&net, layer);
+        for (idx direction = 0; direction < net.D; direction++, params += per_direction) {
+            const layer_weights w = network_weights(&net, pack, layer, direction);
+            pack_bias(&net, spec->bias ? params[2] : NULL, spec->bias ? params[3] : NULL, w.bias);
+            pack_gates(&net, params[0], I, w.w_ih);
+            pack_gates(&net, params[1], net.H, w.w_hh);
+            if (training) {
+                pack_panels(&net, params[0], I, w.w_ih_panels);
+                pack_panels(&net, params[1], net.H, w.w_hh_panels);
+            }
+        }
+    }
+    return CLSTM_OK;
+}
+
+/* dropout is a matter of the call, not of the weights */
+int network_same(const clstm_spec *a, const clstm_spec *b)
+{
+    return a->input_size == b->input_size && a->hidden_size == b->hidden_size && a->num_layers == b->num_layers &&
+           a->dtype == b->dtype && a->bias == b->bias && a->bidirectional == b->bidirectional;
+}
+
+int network_open_pack(const clstm_spec *spec, const void *pack, int training, network *net)
+{
+    const pack_header *header = pack;
+    const int status = clstm_check_spec(spec);
+    if (status)
+        return status;
+    if (!pack)
+        return CLSTM_ERROR_NULL;
+    if (header->magic != PACK_MAGIC || !network_same(spec, &header->spec) || (training && !header->training))
+        return CLSTM_ERROR_PACK;
+    const clstm_isa_kernels *isa = clstm_kernels_at(header->isa);
+    if (!isa)
+        return CLSTM_ERROR_PACK;
+    *net = network_of(spec, isa);
+    return CLSTM_OK;
+}
+
+/* ---- tape ---- */
+
+static tape_parts take_head(arena *m, const network *net, idx T, idx B)
+{
+    tape_parts parts;
+    parts.header = arena_take(m, sizeof(tape_header), 1, 1, 1);
+    parts.lengths = arena_take(m, sizeof(int64_t), B, 1, 1);
+    parts.h0 = arena_take(m, net->size, net->L * net->D, B, net->H);
+    parts.c0 = arena_take(m, net->size, net->L * net->D, B, net->H);
+    parts.x = arena_take(m, net->size, T, B, net->I);
+    return parts;
+}
+
+static direction_tape take_direction(arena *m, const network *net, idx T, idx B)
+{
+    direction_tape tape;
+    tape.gates = arena_take(m, net->size, T, B, 4 * net->H);
+    tape.c = arena_take(m, net->size, T, B, net->H);
+    return tape;
+}
+
+/* Walks the tape up to `layer`, whose arrays begin where the arena then stands: output, dropped output, directions. */
+static arena tape_arena(const network *net, const void *tape, idx T, idx B, idx layer)
+{
+    arena m = {.base = (char *)(uintptr_t)tape}, one = {0};
+    take_head(&m, net, T, B);
+    arena_take(&one, net->size, T, B, net->D * net->H);
+    if (net->spec->dropout > 0)
+        arena_take(&one, net->size, T, B, net->D * net->H);
+    for (idx direction = 0; direction < net->D; direction++)
+        take_direction(&one, net, T, B);
+    m.overflow |= one.overflow || (layer && one.used > ((size_t)PTRDIFF_MAX - m.used) / (size_t)layer);
+    if (!m.overflow)
+        m.used += (size_t)layer * one.used;
+    return m;
+}
+
+tape_parts network_tape(const network *net, const void *tape, idx T, idx B)
+{
+    arena m = {.base = (char *)(uintptr_t)tape};
+    return take_head(&m, net, T, B);
+}
+
+void *network_tape_output(const network *net, const void *tape, idx T, idx B, idx layer)
+{
+    arena m = tape_arena(net, tape, T, B, layer);
+    return arena_take(&m, net->size, T, B, net->D * net->H);
+}
+
+void *network_tape_dropped(const network *net, const void *tape, idx T, idx B, idx layer)
+{
+    arena m = tape_arena(net, tape, T, B, layer);
+    void *output = arena_take(&m, net->size, T, B, net->D * net->H);
+    return net->spec->dropout > 0 ? arena_take(&m, net->size, T, B, net->D * net->H) : output;
+}
+
+direction_tape network_direction_tape(const network *net, const void *tape, idx T, idx B, idx layer, idx direction)
+{
+    arena m = tape_arena(net, tape, T, B, layer);
+    arena_take(&m, net->size, T, B, net->D * net->H);
+    if (net->spec->dropout > 0)
+        arena_take(&m, net->size, T, B, net->D * net->H);
+    if (direction)
+        take_direction(&m, net, T, B);
+    return take_direction(&m, net, T, B);
+}
+
+int clstm_tape_size(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes)
+{
+    const int status = network_check_batch(spec, T, B);
+    if (status)
+        return status;
+    if (!bytes)
+        return CLSTM_ERROR_NULL;
+    const network net = network_of(spec, clstm_current_kernels());
+    const arena m = tape_arena(&net, NULL, (idx)T, (idx)B, net.L);
+    *bytes = m.used;
+    return m.overflow ? CLSTM_ERROR_SIZE : CLSTM_OK;
+}
+
+/* ---- sequences ---- */
+
+int network_count_active(const int64_t *lengths, idx T, idx B, int64_t *active)
+{
+    for (idx b = 0; b < B; b++)
+        if (lengths[b] < 0 || lengths[b] > T || (b && lengths[b] > lengths[b - 1]))
+            return CLSTM_ERROR_LENGTHS;
+    idx rows = B;
+    for (idx t = 0; t < T; t++) {
+        while (rows && lengths[rows - 1] <= t)
+            rows--;
+        active[t] = rows;
+    }
+    return CLSTM_OK;
+}
+
+idx network_worth_parts(const network *net, idx T, idx B)
+{
+    /* a part of fewer multiply-adds is done before a worker has woken up (about 5 us) */
+    const double worth = 200e3, work = 4.0 * (double)net->H * (double)(net->I + net->H) * (double)T * (double)B;
+    const int threads = clstm_get_num_threads();
+    return work < worth ? 1 : work / worth < threads ? (idx)(work / worth) : threads;
+}
+
+row_split network_split_rows(const network *net, idx T, idx B)
+{
+    row_split s = {.B = B, .tile = net->k->max_rows, .parts = network_worth_parts(net, T, B)};
+    const idx tiles = (B + s.tile - 1) / s.tile;
+    if (s.parts > tiles)
+        s.parts = tiles ? tiles : 1;
+    return s;
+}

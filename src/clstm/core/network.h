@@ -1,0 +1,150 @@
+/* A network's dimensions, and where its parts lie in a pack and on a tape. Internal. */
+#ifndef CLSTM_NETWORK_H
+#define CLSTM_NETWORK_H
+
+#include "arena.h"
+#include "clstm.h"
+#include "dispatch.h"
+#include "kernels.h"
+
+/* Dimensions of a checked spec with the kernels that will run it. */
+typedef struct network {
+    const clstm_spec *spec;
+    const kernels *k;
+    size_t size; /* bytes of a real */
+    idx I, H, L, D;
+    idx H_blocks; /* blocks of VL hidden units */
+} network;
+
+static inline network network_of(const clstm_spec *spec, const clstm_isa_kernels *isa)
+{
+    const network net = {.spec = spec,
+                         .k = isa->type[spec->dtype],
+                         .size = spec->dtype == CLSTM_FLOAT32 ? 4 : 8,
+                         .I = (idx)spec->input_size,
+                         .H = (idx)spec->hidden_size,
+                         .L = (idx)spec->num_layers,
+                         .D = spec->bidirectional ? 2 : 1,
+                         .H_blocks = ((idx)spec->hidden_size + isa->type[spec->dtype]->vl - 1) /
+                                     isa->type[spec->dtype]->vl};
+    return net;
+}
+
+static inline idx network_layer_input(const network *net, idx layer) { return layer ? net->D * net->H : net->I; }
+
+/* Checks the spec and that T and B are sizes. */
+int network_check_batch(const clstm_spec *spec, int64_t T, int64_t B);
+
+/* The address of element i of an array of reals. */
+static inline void *at(const network *net, const void *p, idx i) { return (char *)(uintptr_t)p + i * (idx)net->size; }
+
+/* ---- pack ---- */
+
+/* The packed weights of one layer and direction. */
+typedef struct layer_weights {
+    void *bias; /* (blocks, 4, VL): bias_ih + bias_hh */
+    void *w_ih; /* blocks of (I, 4, VL) */
+    void *w_hh; /* blocks of (H, 4, VL) */
+    void *w_ih_panels; /* for training: (4H, I) and (4H, H) in gemm panels, for dx and dh */
+    void *w_hh_panels;
+} layer_weights;
+
+/* The weights of a layer and direction in a pack. */
+layer_weights network_weights(const network *net, const void *pack, idx layer, idx direction);
+
+/* The same weights fit both. (dropout is a matter of the call.) */
+int network_same(const clstm_spec *a, const clstm_spec *b);
+
+/* Checks that a pack belongs to the spec and, with `training`, holds the panels; fills in the network. */
+int network_open_pack(const clstm_spec *spec, const void *pack, int training, network *net);
+
+/* ---- tape ---- */
+
+enum { CLSTM_TAPE_MAGIC = 0x7a9e };
+
+/* Starts every tape. */
+typedef struct tape_header {
+    uint32_t magic;
+    int32_t has_lengths;
+    clstm_spec spec;
+    int64_t T, B;
+    uint64_t seed;
+} tape_header;
+
+/* What one layer and direction records. */
+typedef struct direction_tape {
+    void *gates; /* (T, B, 4, H) */
+    void *c;     /* (T, B, H) */
+} direction_tape;
+
+/* The parts of a tape. */
+typedef struct tape_parts {
+    tape_header *header;
+    int64_t *lengths; /* (B) */
+    void *h0, *c0;    /* (L*D, B, H) */
+    void *x;          /* (T, B, I) */
+} tape_parts;
+
+tape_parts network_tape(const network *net, const void *tape, idx T, idx B);
+direction_tape network_direction_tape(const network *net, const void *tape, idx T, idx B, idx layer, idx direction);
+
+/* (T, B, D*H) outputs of a layer; and the same after dropout, which is what the next layer saw. */
+void *network_tape_output(const network *net, const void *tape, idx T, idx B, idx layer);
+void *network_tape_dropped(const network *net, const void *tape, idx T, idx B, idx layer);
+
+/* ---- sequences ---- */
+
+/* A (T, B, n) array with any strides on its first two axes. */
+typedef struct plane {
+    void *p;
+    idx time, row; /* strides in elements */
+} plane;
+
+static inline plane plane_of(const void *p, idx time, idx row)
+{
+    const plane a = {(void *)(uintptr_t)p, time, row};
+    return a;
+}
+
+static inline void *plane_at(const network *net, plane a, idx t, idx row) { return at(net, a.p, t * a.time + row * a.row); }
+
+/* Rows (of the first `rows`, from `first`) that are valid at step t; active[t] counts them over the batch, longest first. */
+static inline idx active_rows(const int64_t *active, idx T, idx t, idx first, idx rows)
+{
+    if (t < 0 || t >= T)
+        return 0;
+    if (!active)
+        return rows;
+    const idx n = (idx)active[t] - first;
+    return n < 0 ? 0 : n < rows ? n : rows;
+}
+
+/* Fills active (T) from lengths (B), longest first. */
+int network_count_active(const int64_t *lengths, idx T, idx B, int64_t *active);
+
+/* ---- splitting a batch among threads ---- */
+
+/* The batch in `parts` runs of whole row tiles. */
+typedef struct row_split {
+    idx B, tile, parts;
+} row_split;
+
+/* How many threads a call over T steps and B rows is worth. */
+idx network_worth_parts(const network *net, idx T, idx B);
+
+/* As many parts as that, and no more than there are row tiles. */
+row_split network_split_rows(const network *net, idx T, idx B);
+
+static inline idx row_split_start(const row_split *s, idx part)
+{
+    const idx tiles = (s->B + s->tile - 1) / s->tile, start = tiles * part / s->parts * s->tile;
+    return start < s->B ? start : s->B;
+}
+
+static inline idx row_split_most(const row_split *s)
+{
+    const idx tiles = (s->B + s->tile - 1) / s->tile;
+    return (tiles + s->parts - 1) / s->parts * s->tile;
+}
+
+#endif

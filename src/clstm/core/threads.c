@@ -1,0 +1,197 @@
+/* The worker pool: callers publish jobs, workers help where they find unclaimed parts. See threads.h. */
+#define _GNU_SOURCE /* sched_getaffinity */
+#include "threads.h"
+#include "clstm.h"
+#include "fpmode.h"
+#include "sync.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+
+enum { MAX_THREADS = 1024 };
+
+/* One call, on its caller's stack. */
+typedef struct job {
+    void (*run)(void *context, int part);
+    void *context;
+    int parts;
+    atomic_int next; /* the first part that nobody has claimed */
+    int helpers;     /* workers that run parts of it */
+    struct job *link;
+} job;
+
+/* Everything but the atomics is guarded by the lock. Callers and workers hold it between parts, never within one. */
+static struct {
+    sync_lock lock;
+    sync_condition work;     /* there may be something for an idle worker to do */
+    sync_condition finished; /* the helpers of some job became 0 */
+    job *open;               /* the jobs whose callers still claim parts */
+    int workers;             /* started and not gone; at most limit - 1, or a little later */
+    int busy;                /* workers that run parts */
+    atomic_int running;      /* callers and busy workers */
+    atomic_int limit;        /* of running; 0: nobody has asked yet */
+} pool = {.lock = SYNC_LOCK_INIT, .work = SYNC_CONDITION_INIT, .finished = SYNC_CONDITION_INIT};
+
+static _Thread_local int inside_part; /* this thread runs parts: it counts already, and must not wait for others */
+
+/* ---- fork: the child has the lock in hand, and no workers --------------------------------------------- */
+
+#if defined(_WIN32)
+static void survive_fork(void) {}
+#else
+static void before_fork(void) { sync_acquire(&pool.lock); }
+static void after_fork_in_parent(void) { sync_release(&pool.lock); }
+
+static void after_fork_in_child(void) {
+    pool.lock = (sync_lock)SYNC_LOCK_INIT;
+    pool.work = pool.finished = (sync_condition)SYNC_CONDITION_INIT;
+    pool.open = NULL;
+    pool.workers = pool.busy = 0;
+    atomic_store(&pool.running, 0);
+}
+
+static void register_handlers(void) { pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child); }
+
+static void survive_fork(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, register_handlers);
+}
+#endif
+
+/* ---- the limit ---------------------------------------------------------------------------------------- */
+
+static int default_limit(void) {
+    const char *text = getenv("CLSTM_NUM_THREADS");
+    char *end = NULL;
+    long n = text ? strtol(text, &end, 10) : 0;
+    if (n < 1 || n > MAX_THREADS || *end)
+        n = sync_processors();
+    return n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : (int)n;
+}
+
+int clstm_get_num_threads(void) {
+    int limit = atomic_load(&pool.limit);
+    if (limit == 0) {
+        int first = default_limit();
+        if (atomic_compare_exchange_strong(&pool.limit, &limit, first))
+            limit = first;
+    }
+    return limit;
+}
+
+int clstm_set_num_threads(int n) {
+    if (n < 1 || n > MAX_THREADS)
+        return CLSTM_ERROR_THREADS;
+    survive_fork();
+    sync_acquire(&pool.lock);
+    atomic_store(&pool.limit, n);
+    sync_wake_all(&pool.work);
+    sync_release(&pool.lock);
+    return CLSTM_OK;
+}
+
+/* ---- parts -------------------------------------------------------------------------------------------- */
+
+static int unclaimed(const job *job) { return job->parts - atomic_load(&job->next); }
+
+/* 1 and the next part of a job, or 0 when all are claimed. */
+static int claim(job *job, int *part) {
+    *part = atomic_fetch_add(&job->next, 1);
+    return *part < job->parts;
+}
+
+/* ---- workers ------------------------------------------------------------------------------------------ */
+
+static job *find_job(void) {
+    job *job = atomic_load(&pool.running) < atomic_load(&pool.limit) ? pool.open : NULL;
+    while (job && unclaimed(job) <= 0)
+        job = job->link;
+    return job;
+}
+
+/* Runs parts until none is left, or until callers need this worker's place. */
+static void help(job *job) {
+    int part;
+    while (atomic_load(&pool.running) <= atomic_load(&pool.limit) && claim(job, &part))
+        job->run(job->context, part);
+}
+
+SYNC_THREAD(worker) {
+    (void)unused;
+    fpmode_enter();
+    inside_part = 1;
+    sync_acquire(&pool.lock);
+    while (pool.workers < atomic_load(&pool.limit)) {
+        job *job = find_job();
+        if (!job) {
+            sync_wait(&pool.work, &pool.lock);
+            continue;
+        }
+        atomic_fetch_add(&pool.running, 1);
+        pool.busy++;
+        job->helpers++;
+        sync_release(&pool.lock);
+        help(job);
+        sync_acquire(&pool.lock);
+        atomic_fetch_sub(&pool.running, 1);
+        pool.busy--;
+        if (--job->helpers == 0)
+            sync_wake_all(&pool.finished);
+    }
+    pool.workers--;
+    sync_release(&pool.lock);
+    return 0;
+}
+
+/* Wakes up to `wanted` idle workers, as many as there is room for, and starts those that do not exist yet. */
+static void call_workers(int wanted) {
+    int room = atomic_load(&pool.limit) - atomic_load(&pool.running);
+    int count = wanted < room ? wanted : room;
+    while (pool.workers - pool.busy < count && sync_start(worker))
+        pool.workers++;
+    for (; count > 0; count--)
+        sync_wake_one(&pool.work);
+}
+
+/* ---- callers ------------------------------------------------------------------------------------------ */
+
+static void open_job(job *job) {
+    sync_acquire(&pool.lock);
+    atomic_fetch_add(&pool.running, 1);
+    job->link = pool.open;
+    pool.open = job;
+    call_workers(job->parts - 1);
+    sync_release(&pool.lock);
+}
+
+static void close_job(job *job) {
+    sync_acquire(&pool.lock);
+    struct job **link = &pool.open;
+    while (*link != job)
+        link = &(*link)->link;
+    *link = job->link;
+    atomic_fetch_sub(&pool.running, 1);
+    if (pool.open)
+        call_workers(1); /* into the place that this caller leaves */
+    while (job->helpers > 0)
+        sync_wait(&pool.finished, &pool.lock);
+    sync_release(&pool.lock);
+}
+
+void clstm_parallel(int parts, void (*run)(void *context, int part), void *context) {
+    fpmode caller = fpmode_enter();
+    job job = {.run = run, .context = context, .parts = parts};
+    int part, nested = inside_part;
+    if (!nested) {
+        clstm_get_num_threads();
+        survive_fork();
+        open_job(&job);
+    }
+    inside_part = 1;
+    while (claim(&job, &part))
+        run(context, part);
+    inside_part = nested;
+    if (!nested)
+        close_job(&job);
+    fpmode_leave(caller);
+}

@@ -1,0 +1,42 @@
+"""Initial values of LSTM parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+Initializer = Callable[[dict[str, np.ndarray], int, np.random.Generator], None]
+
+
+def default(parameters: dict[str, np.ndarray], hidden_size: int, rng: np.random.Generator) -> None:
+    """Glorot uniform W_ih (Glorot & Bengio 2010), orthogonal W_hh (Saxe et al. 2014), each gate by itself; forget
+    gate's bias 1 (Gers et al. 2000; Jozefowicz et al. 2015), so that the cell remembers from the start."""
+    for name, array in parameters.items():
+        if name.startswith("weight_ih"):
+            bound = math.sqrt(6 / (hidden_size + array.shape[1]))
+            array[...] = rng.uniform(-bound, bound, array.shape)
+        elif name.startswith("weight_hh"):
+            for gate in array.reshape(4, hidden_size, hidden_size):
+                gate[...] = orthogonal(hidden_size, rng)
+        else:
+            array[...] = 0
+            if name.startswith("bias_ih"):
+                array[hidden_size : 2 * hidden_size] = 1
+
+
+def orthogonal(size: int, rng: np.random.Generator) -> np.ndarray:
+    """A random orthogonal matrix, uniform over all of them (Mezzadri 2007)."""
+    q, r = np.linalg.qr(rng.standard_normal((size, size)))
+    return np.asarray(q * np.sign(np.diag(r)))
+
+
+def pytorch(parameters: dict[str, np.ndarray], hidden_size: int, rng: np.random.Generator) -> None:
+    """Everything uniform in +-1/sqrt(hidden_size), as `torch.nn.LSTM`."""
+    bound = 1 / math.sqrt(hidden_size)
+    for array in parameters.values():
+        array[...] = rng.uniform(-bound, bound, array.shape)
+
+
+INITIALIZERS: dict[str, Initializer] = {"default": default, "pytorch": pytorch}

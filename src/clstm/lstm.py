@@ -1,0 +1,474 @@
+"""The LSTM layer: a stack of layers over whole sequences."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from . import _core
+from .arguments import as_flag, as_float_dtype, as_real_array, as_size
+from .initialization import INITIALIZERS
+from .module import Module, Shape, matching_arrays
+from .stream import Stream
+
+State = tuple[np.ndarray, np.ndarray]
+Tape = _core.Tape
+
+
+class _Layout(NamedTuple):
+    """How the arrays of a call are laid out for its caller."""
+
+    batched: bool
+    order: np.ndarray | None  # the caller's row of each sorted row, if rows had to be sorted by length
+
+
+class LSTM(Module):
+    """Long Short-Term Memory over sequences, PyTorch's `nn.LSTM`.
+
+    Parameters
+    ----------
+    input_size : int
+        Number of features I of x, at least 1.
+    hidden_size : int
+        Number of features H of h and c, at least 1.
+    num_layers : int, default 1
+        Number of stacked layers L; each reads the outputs of the one below.
+    bias : bool, default True
+        Whether there are biases b_ih and b_hh.
+    batch_first : bool, default False
+        Whether x and y are (batch, time, features) rather than (time, batch, features). States are not concerned.
+    dropout : float, default 0.0
+        Probability of zeroing an output of any layer but the last, in `forward` only; the others are scaled by
+        1 / (1 - dropout).
+    bidirectional : bool, default False
+        Whether a second LSTM per layer reads the sequence from its end; D is 2 then, else 1.
+    dtype : {"float32", "float64"}, default "float32"
+        Type of parameters and results. Other real types of x are converted to it.
+    seed : int, optional
+        Makes initial values and dropout masks reproducible.
+    init : {"default", "pytorch"}, default "default"
+        "default": Glorot uniform for input weights, orthogonal for recurrent ones (both per gate), forget gate's
+        bias_ih 1, all other biases 0. "pytorch": everything uniform in +-1/sqrt(hidden_size).
+
+    Attributes
+    ----------
+    weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, weight_ih_l0_reverse, weight_ih_l1, ... : ndarray
+        Parameters, as PyTorch names and shapes them: (4H, I or D*H), (4H, H), (4H,), (4H,); gates in the order
+        i, f, g, o. They are live: writing into one changes the layer from the next call on. While such an array is
+        held, each call packs the weights anew, so drop it when done.
+    dropout_counter : int
+        Number of training calls with dropout so far. With `seed` it selects the next masks; save both to resume a
+        run exactly.
+
+    Notes
+    -----
+    For each step, with x_t the input and sigmoid s::
+
+        i = s(W_ii x_t + b_ii + W_hi h + b_hi)       f = s(W_if x_t + b_if + W_hf h + b_hf)
+        g = tanh(W_ig x_t + b_ig + W_hg h + b_hg)    o = s(W_io x_t + b_io + W_ho h + b_ho)
+        c' = f * c + i * g                           h' = o * tanh(c')
+
+    after Hochreiter & Schmidhuber (1997), with the forget gate of Gers, Schmidhuber & Cummins (2000). `backward` is
+    exact backpropagation through time (Werbos 1990).
+
+    A sequence's results are the same bits whatever the batch around it, the number of threads, the way time was cut
+    into calls, and the instruction set. Denormal numbers count as 0. Any number of threads may call one LSTM at once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import clstm
+    >>> lstm = clstm.LSTM(5, 8, num_layers=2, seed=0)
+    >>> x = np.ones((7, 3, 5), np.float32)  # (time, batch, features)
+    >>> y, (h_n, c_n) = lstm(x)
+    >>> y.shape, h_n.shape, c_n.shape
+    ((7, 3, 8), (2, 3, 8), (2, 3, 8))
+    >>> y, state, tape = lstm.forward(x)
+    >>> dx, (dh_0, dc_0), grads = lstm.backward(tape, dy=np.ones_like(y))
+    >>> dx.shape, grads["weight_hh_l1"].shape
+    ((7, 3, 5), (32, 8))
+    """
+
+    carries_state = True
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: DTypeLike = "float32",
+        seed: int | None = None,
+        init: str = "default",
+    ) -> None:
+        self.input_size = as_size("input_size", input_size)
+        self.hidden_size = as_size("hidden_size", hidden_size)
+        self.num_layers = as_size("num_layers", num_layers)
+        self.bias = as_flag("bias", bias)
+        self.batch_first = as_flag("batch_first", batch_first)
+        self.dropout = _as_probability("dropout", dropout)
+        self.bidirectional = as_flag("bidirectional", bidirectional)
+        self.dtype = as_float_dtype(dtype)
+        if init not in INITIALIZERS:
+            raise ValueError(f"init is {init!r}, but one of {', '.join(map(repr, INITIALIZERS))} is expected")
+        self.seed = secrets.randbits(63) if seed is None else _as_seed(seed)
+        self.dropout_counter = 0
+        self._allocate()
+        INITIALIZERS[init](self.parameters(), self.hidden_size, np.random.default_rng(self.seed))
+
+    def _allocate(self) -> None:
+        shapes = dict(self.parameter_shapes(**self.config()))
+        self._weights = _core.Weights(
+            input_size=self.input_size,
+            hidden_size=self.hidden_size,
+            num_layers=self.num_layers,
+            double_precision=self.dtype == np.float64,
+            bias=self.bias,
+            bidirectional=self.bidirectional,
+            dropout=self.dropout,
+            shapes=list(shapes.values()),
+        )
+        self._parameters = dict(zip(shapes, self._weights.parameters, strict=True))
+
+    # ---- parameters ----
+
+    @staticmethod
+    def parameter_shapes(
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        bidirectional: bool = False,
+        **_: Any,
+    ) -> Iterator[tuple[str, Shape]]:
+        """Yield names and shapes of the parameters."""
+        suffixes = ["", "_reverse"] if bidirectional else [""]
+        for layer in range(num_layers):
+            layer_input = len(suffixes) * hidden_size if layer else input_size
+            for suffix in suffixes:
+                yield f"weight_ih_l{layer}{suffix}", (4 * hidden_size, layer_input)
+                yield f"weight_hh_l{layer}{suffix}", (4 * hidden_size, hidden_size)
+                if bias:
+                    yield f"bias_ih_l{layer}{suffix}", (4 * hidden_size,)
+                    yield f"bias_hh_l{layer}{suffix}", (4 * hidden_size,)
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Return the live arrays by name: writing into one changes the layer."""
+        return {name: np.asarray(parameter) for name, parameter in self._parameters.items()}
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor, without seed and init."""
+        return {
+            "input_size": self.input_size,
+            "hidden_size": self.hidden_size,
+            "num_layers": self.num_layers,
+            "bias": self.bias,
+            "batch_first": self.batch_first,
+            "dropout": self.dropout,
+            "bidirectional": self.bidirectional,
+            "dtype": self.dtype.name,
+        }
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        parameters = self.__dict__.get("_parameters", {})
+        if name in parameters:
+            return np.asarray(parameters[name])
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        parameters = self.__dict__.get("_parameters", {})
+        if name in parameters:
+            own = {name: np.asarray(parameters[name])}
+            own[name][...] = matching_arrays({name: value}, own, type(self).__name__)[name]
+        else:
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> Iterable[str]:
+        return [*super().__dir__(), *self._parameters]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "config": self.config(),
+            "state_dict": self.state_dict(),
+            "seed": self.seed,
+            "dropout_counter": self.dropout_counter,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state["config"].items():
+            setattr(self, name, np.dtype(value) if name == "dtype" else value)
+        self.seed = state["seed"]
+        self.dropout_counter = state["dropout_counter"]
+        self._allocate()
+        self.load_state_dict(state["state_dict"])
+
+    # ---- calls ----
+
+    def __call__(
+        self, x: ArrayLike, state: tuple[ArrayLike | None, ArrayLike | None] | None = None, lengths: Any = None
+    ) -> tuple[np.ndarray, State]:
+        """Run sequences, without recording anything.
+
+        Parameters
+        ----------
+        x : array_like of shape (time, batch, input_size)
+            Or (batch, time, input_size) with `batch_first`, or (time, input_size) for one sequence without batch
+            axis. An array of the layer's dtype with contiguous features is not copied. Time and batch may be 0.
+        state : (h_0, c_0), optional
+            Initial states of shape (num_layers * D, batch, hidden_size), or (num_layers * D, hidden_size) without
+            batch axis. Either may be None, which means zeros.
+        lengths : array_like of int, shape (batch,), optional
+            Valid steps of each sequence, 0 to time, in any order; all by default. Beyond its length a sequence is not
+            read and its output is 0; its final state is that at its own last step, or the initial one for length 0;
+            its reverse direction starts at its own last step.
+
+        Returns
+        -------
+        y : ndarray of shape (time, batch, D * hidden_size)
+            Outputs of the last layer, [forward | reverse]; laid out like x.
+        (h_n, c_n) : tuple of ndarray
+            Final states, in the shape of the initial ones: layer 0 forward, layer 0 reverse, layer 1 forward, ...
+
+        Raises
+        ------
+        ValueError
+            If a shape or a length is wrong.
+        TypeError
+            If an array does not hold real numbers, or lengths do not hold integers.
+        """
+        y, state, _ = self._run(x, state, lengths, training=False)
+        return y, state
+
+    def forward(
+        self, x: ArrayLike, state: tuple[ArrayLike | None, ArrayLike | None] | None = None, lengths: Any = None
+    ) -> tuple[np.ndarray, State, Tape]:
+        """Run sequences as a plain call does, with dropout, and record what `backward` needs.
+
+        Returns
+        -------
+        y : ndarray
+        (h_n, c_n) : tuple of ndarray
+        tape : Tape
+            For `backward`. It keeps copies of what it needs: x and the weights may change before that.
+        """
+        return self._run(x, state, lengths, training=True)
+
+    def backward(
+        self,
+        tape: Tape,
+        dy: ArrayLike | None = None,
+        dstate: tuple[ArrayLike | None, ArrayLike | None] | None = None,
+    ) -> tuple[np.ndarray, State, dict[str, np.ndarray]]:
+        """Return the gradients of a loss by backpropagation through time.
+
+        Parameters
+        ----------
+        tape : Tape
+            From this layer's `forward`. It is only read, so it can be used again.
+        dy : array_like, optional
+            Gradient of the loss with respect to y, in the shape of y; zeros by default.
+        dstate : (dh_n, dc_n), optional
+            Gradient with respect to the final states, in their shape; zeros by default, as either may be.
+
+        Returns
+        -------
+        dx : ndarray
+            Gradient with respect to x, in the shape of x; 0 beyond the lengths.
+        (dh_0, dc_0) : tuple of ndarray
+            Gradient with respect to the initial states.
+        grads : dict of str to ndarray
+            Gradients with respect to the parameters, new arrays by the parameters' names.
+
+        Raises
+        ------
+        ValueError
+            If the tape is of another layer, or a shape is wrong.
+        """
+        if not isinstance(tape, Tape) or not tape.is_of(self._weights):
+            raise ValueError(f"tape is {tape!r}, but one that this layer's forward returned is expected")
+        layout: _Layout = tape.meta
+        D = 1 + self.bidirectional
+        if dy is not None:
+            dy = self._time_major("dy", dy, D * self.hidden_size, layout.batched)
+            if dy.shape[:2] != (tape.T, tape.B):
+                raise ValueError(f"dy has {_sizes(dy)}, but {tape.T} time steps and {tape.B} rows are expected")
+            dy = _take(dy, layout.order)
+        dstate = self._states(("dh_n", "dc_n"), "dstate", dstate, tape.B, layout)
+        dx_out, dx = self._empty(tape.T, tape.B, self.input_size, layout.batched)
+        dh_0, dc_0 = self._empty_states(tape.B)
+        grads = {name: np.empty(shape, self.dtype) for name, shape in self.parameter_shapes(**self.config())}
+        _core.backward(tape, dy, *dstate, dx, dh_0, dc_0, list(grads.values()))
+        if layout.order is not None:
+            _restore(dx, layout.order)
+        return dx_out, self._finished((dh_0, dc_0), layout), grads
+
+    def stream(self, batch_size: int = 1) -> Stream:
+        """Return a `Stream`, which runs this layer step by step and keeps the state between calls.
+
+        Parameters
+        ----------
+        batch_size : int, default 1
+            Number of independent streams that advance together.
+
+        Raises
+        ------
+        ValueError
+            If the layer is bidirectional: its reverse direction would need the future.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import clstm
+        >>> lstm = clstm.LSTM(3, 4, seed=0)
+        >>> x = np.linspace(-1, 1, 15, dtype=np.float32).reshape(5, 3)
+        >>> stream = lstm.stream()
+        >>> steps = [stream.step(x_t) for x_t in x]
+        >>> bool(np.all(np.stack(steps) == lstm(x)[0]))
+        True
+        """
+        if self.bidirectional:
+            raise ValueError("bidirectional is True, but a stream has no future for the reverse direction to start at")
+        return Stream(self._weights, as_size("batch_size", batch_size), self.config())
+
+    # ---- arrays in and out ----
+
+    def _run(self, x: ArrayLike, state: Any, lengths: Any, training: bool) -> tuple[np.ndarray, State, Any]:
+        x = as_real_array("x", x, self.dtype)
+        layout = _Layout(x.ndim != 2, None)
+        x = self._time_major("x", x, self.input_size, layout.batched)
+        T, B = x.shape[:2]
+        if lengths is not None:
+            lengths, order = _as_lengths(lengths, T, B)
+            layout = _Layout(layout.batched, order)
+            x = _take(x, order)
+        initial = self._states(("h_0", "c_0"), "state", state, B, layout)
+        y_out, y = self._empty(T, B, (1 + self.bidirectional) * self.hidden_size, layout.batched)
+        h_n, c_n = self._empty_states(B)
+        seed = 0
+        if training and self.dropout > 0:
+            seed = (self.seed + self.dropout_counter) % 2**64
+            self.dropout_counter += 1
+        tape = _core.forward(self._weights, x, y, *initial, h_n, c_n, lengths, training, seed, layout)
+        if layout.order is not None:
+            _restore(y, layout.order)
+        return y_out, self._finished((h_n, c_n), layout), tape
+
+    def _time_major(self, name: str, value: ArrayLike, features: int, batched: bool) -> np.ndarray:
+        """`value` as (time, batch, features), aligned and contiguous along features; a view if it can be."""
+        array = as_real_array(name, value, self.dtype)
+        axes = ("batch, time" if self.batch_first else "time, batch") if batched else "time"
+        if array.ndim != 2 + batched:
+            other = f" or (time, {features})" if batched and name == "x" else ""
+            raise ValueError(f"{name} has shape {array.shape}, but ({axes}, {features}){other} is expected")
+        if array.shape[-1] != features:
+            size = "input_size" if name == "x" else "the output's size"
+            raise ValueError(f"{name} has {array.shape[-1]} features, but {size} is {features}")
+        if not batched:
+            array = array[:, None]
+        elif self.batch_first:
+            array = array.swapaxes(0, 1)
+        if not array.flags.aligned or (array.strides[-1] != array.itemsize and features > 1):
+            array = np.array(array, order="C")
+        return array
+
+    def _empty(self, T: int, B: int, features: int, batched: bool) -> tuple[np.ndarray, np.ndarray]:
+        """A new array as the caller sees it, and the same memory as (time, batch, features)."""
+        if not batched:
+            array = np.empty((T, features), self.dtype)
+            return array, array[:, None]
+        if self.batch_first:
+            array = np.empty((B, T, features), self.dtype)
+            return array, array.swapaxes(0, 1)
+        array = np.empty((T, B, features), self.dtype)
+        return array, array
+
+    def _states(self, names: tuple[str, str], pair_name: str, pair: Any, B: int, layout: _Layout) -> list[Any]:
+        """Both states of a pair as contiguous (L*D, B, H), in the order of the sorted rows; None stays."""
+        if pair is None:
+            return [None, None]
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"{pair_name} is a {type(pair).__name__}, but a pair ({', '.join(names)}) is expected")
+        first = self.num_layers * (1 + self.bidirectional)
+        shape = (first, B, self.hidden_size) if layout.batched else (first, self.hidden_size)
+        states: list[Any] = []
+        for name, value in zip(names, pair, strict=True):
+            if value is None:
+                states.append(None)
+                continue
+            array = as_real_array(name, value, self.dtype)
+            if array.shape != shape:
+                raise ValueError(f"{name} has shape {array.shape}, but {shape} is expected")
+            array = _take(array.reshape(first, B, self.hidden_size), layout.order)
+            states.append(np.require(array, requirements="CA"))
+        return states
+
+    def _empty_states(self, B: int) -> State:
+        shape = (self.num_layers * (1 + self.bidirectional), B, self.hidden_size)
+        return np.empty(shape, self.dtype), np.empty(shape, self.dtype)
+
+    def _finished(self, pair: State, layout: _Layout) -> State:
+        """States as the caller sees them."""
+        for array in pair:
+            if layout.order is not None:
+                _restore(array, layout.order)
+        return pair if layout.batched else (pair[0][:, 0], pair[1][:, 0])
+
+
+def _take(array: np.ndarray, order: np.ndarray | None) -> np.ndarray:
+    """Rows (axis 1) of the caller in sorted order."""
+    return array if order is None else np.take(array, order, axis=1)
+
+
+def _restore(array: np.ndarray, order: np.ndarray) -> None:
+    """Put sorted rows (axis 1) back where the caller has them, in place."""
+    array[:, order] = array.copy()
+
+
+def _as_lengths(lengths: Any, T: int, B: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Lengths from the longest to the shortest, and the order that sorts them (None if they are sorted)."""
+    array = np.asarray(lengths)
+    if array.dtype.kind not in "iu":
+        if array.size:
+            raise TypeError(f"lengths has dtype {array.dtype}, but integers are expected")
+        array = array.astype(np.int64)
+    if array.shape != (B,):
+        raise ValueError(f"lengths has shape {array.shape}, but ({B},) is expected: one length per row of x")
+    outside = (array < 0) | (array > T)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise ValueError(f"lengths has {array[row]} at row {row}, but 0 to {T} is expected: x has {T} time steps")
+    array = array.astype(np.int64)
+    if np.all(array[1:] <= array[:-1]):
+        return np.ascontiguousarray(array), None
+    order = np.argsort(-array, kind="stable")
+    return array[order], order
+
+
+def _as_probability(name: str, value: Any) -> float:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} is {value!r}, but a number from 0 to 1 is expected")
+    if not 0 <= value <= 1 or math.isnan(value):
+        raise ValueError(f"{name} is {value}, but a number from 0 to 1 is expected")
+    return float(value)
+
+
+def _as_seed(seed: Any) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"seed is {seed!r}, but an integer or None is expected")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed is {seed}, but 0 to 2**64 - 1 is expected")
+    return int(seed)
+
+
+def _sizes(array: np.ndarray) -> str:
+    return f"{array.shape[0]} time steps and {array.shape[1]} rows"

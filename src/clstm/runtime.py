@@ -1,0 +1,71 @@
+"""The process: threads, and what runs on this processor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import _core
+from .arguments import as_size
+
+
+def set_num_threads(n: int) -> None:
+    """Limit the threads that the process's calls use, the calling ones included.
+
+    Parameters
+    ----------
+    n : int
+        1 to 1024. The default is CLSTM_NUM_THREADS in the environment, else the processors that the process may use.
+
+    Raises
+    ------
+    ValueError
+        If n is out of range.
+
+    Notes
+    -----
+    Results are the same bits for any number of threads. Workers sleep between calls. When several Python threads
+    call at once, each takes the workers that are free, and none waits for one.
+
+    Examples
+    --------
+    >>> import clstm
+    >>> before = clstm.get_num_threads()
+    >>> clstm.set_num_threads(1)
+    >>> clstm.get_num_threads()
+    1
+    >>> clstm.set_num_threads(before)
+    """
+    n = as_size("n", n)
+    if n > 1024:
+        raise ValueError(f"n is {n}, but at most 1024 is expected")
+    _core.set_num_threads(n)
+
+
+def get_num_threads() -> int:
+    """Return the limit that `set_num_threads` sets."""
+    return int(_core.get_num_threads())
+
+
+def cpu_info() -> dict[str, Any]:
+    """Say which kernels run on this processor, and why.
+
+    Returns
+    -------
+    info : dict
+        "isa": the instruction set in use, "portable", "avx2", "avx512" or "neon"; CLSTM_ISA in the environment forces
+        a lesser one. "reason": why that one. "available": all that can run here, best first. "num_threads": the limit
+        of threads.
+
+    Examples
+    --------
+    >>> import clstm
+    >>> info = clstm.cpu_info()
+    >>> info["isa"] in info["available"]
+    True
+    """
+    return {
+        "isa": _core.isa(),
+        "reason": _core.isa_reason(),
+        "available": _core.isas(),
+        "num_threads": get_num_threads(),
+    }

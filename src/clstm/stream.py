@@ -1,0 +1,81 @@
+"""Streams: one step at a time, with the state kept between calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _core
+from .arguments import as_real_array
+
+
+class Stream(_core.StreamState):
+    """Runs an LSTM step by step. Made by `LSTM.stream`.
+
+    A stream sees changes of the LSTM's weights from the next step on. One stream is for one thread at a time; any
+    number of streams of one LSTM may run at once.
+
+    Attributes
+    ----------
+    batch_size : int
+        Number of independent streams that advance together.
+    state : (h, c)
+        Copies of the states, (num_layers, batch_size, hidden_size); assign a pair to set them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import clstm
+    >>> stream = clstm.LSTM(3, 4, seed=0).stream(batch_size=2)
+    >>> stream.step(np.ones((2, 3), np.float32)).shape
+    (2, 4)
+    >>> out = np.empty((2, 4), np.float32)
+    >>> stream.step(np.ones((2, 3), np.float32), out=out) is out
+    True
+    >>> stream.reset()
+    """
+
+    def __init__(self, weights: _core.Weights, batch_size: int, config: dict[str, Any]) -> None:
+        super().__init__(weights, batch_size)
+        self._config = config
+
+    @property
+    def state(self) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of (h, c), each (num_layers, batch_size, hidden_size)."""
+        return self.get_state()
+
+    @state.setter
+    def state(self, value: tuple[ArrayLike, ArrayLike]) -> None:
+        shape = (self._config["num_layers"], self.batch_size, self._config["hidden_size"])
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise TypeError(f"state is a {type(value).__name__}, but a pair (h, c) is expected")
+        arrays = [as_real_array(name, array) for name, array in zip("hc", value, strict=True)]
+        for name, array in zip("hc", arrays, strict=True):
+            if array.shape != shape:
+                raise ValueError(f"{name} has shape {array.shape}, but {shape} is expected")
+        self.set_state(*arrays)
+
+    def reset(self) -> None:
+        """Set the states to zero."""
+        self.set_state(0, 0)
+
+    def convert_input(self, x: ArrayLike) -> np.ndarray:
+        """x as `step` reads it; called for arrays that are not so already."""
+        features = self._config["input_size"]
+        array = np.require(as_real_array("x", x, self._config["dtype"]), requirements="CA")
+        if array.ndim and array.shape[-1] != features:
+            raise ValueError(f"x has {array.shape[-1]} features, but input_size is {features}")
+        if array.shape != (self.batch_size, features) and (array.ndim != 1 or self.batch_size != 1):
+            single = f" or ({features},)" if self.batch_size == 1 else ""
+            raise ValueError(f"x has shape {array.shape}, but ({self.batch_size}, {features}){single} is expected")
+        return array
+
+    def refuse_output(self, out: Any, ndim: int) -> None:
+        """Raise the error for an `out` that cannot take the output."""
+        shape = (self.batch_size, self._config["hidden_size"])[-ndim:]
+        found = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise ValueError(
+            f"out is {found}, but a writable contiguous {self._config['dtype']} array of shape {shape} is expected"
+        )

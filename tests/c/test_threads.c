@@ -1,0 +1,349 @@
+/* The worker pool: every part once, the limit, fork, sleep, and the floating-point mode. */
+#define _GNU_SOURCE
+#include "check.h"
+#include "clstm.h"
+#include "threads.h"
+
+#include <fenv.h>
+#include <float.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* Fork with threads is what one test is about; ThreadSanitizer forbids it unless told. */
+const char *__tsan_default_options(void);
+const char *__tsan_default_options(void) { return "die_after_fork=0"; }
+
+enum { MAX_PARTS = 1000 };
+
+/* Waits for another thread. A test that waits in vain is ended by alarm() in main. */
+static void wait_until(atomic_int *counter, int value) {
+    while (atomic_load(counter) < value)
+        sched_yield();
+}
+
+/* Runs `check` in a child process and expects it to end well. */
+static void in_child(void (*check)(void)) {
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        alarm(60);
+        check();
+        _Exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+/* ---- the number of threads ---------------------------------------------------------------------------- */
+
+static void default_is_the_affinity(void) {
+    unsetenv("CLSTM_NUM_THREADS");
+    cpu_set_t set;
+    CHECK(sched_getaffinity(0, sizeof set, &set) == 0);
+    CHECK(clstm_get_num_threads() == CPU_COUNT(&set));
+}
+
+static void default_on_one_processor_is_one(void) {
+    cpu_set_t set;
+    CHECK(sched_getaffinity(0, sizeof set, &set) == 0);
+    int first = 0;
+    while (!CPU_ISSET(first, &set))
+        first++;
+    CPU_ZERO(&set);
+    CPU_SET(first, &set);
+    CHECK(sched_setaffinity(0, sizeof set, &set) == 0);
+    unsetenv("CLSTM_NUM_THREADS");
+    CHECK(clstm_get_num_threads() == 1);
+}
+
+static void environment_sets_the_number(void) {
+    setenv("CLSTM_NUM_THREADS", "7", 1);
+    CHECK(clstm_get_num_threads() == 7);
+}
+
+static const char *garbage;
+
+static void environment_is_ignored(void) {
+    setenv("CLSTM_NUM_THREADS", garbage, 1);
+    cpu_set_t set;
+    CHECK(sched_getaffinity(0, sizeof set, &set) == 0);
+    CHECK(clstm_get_num_threads() == CPU_COUNT(&set));
+}
+
+static void numbers_out_of_range_are_refused(void) {
+    CHECK(clstm_set_num_threads(1) == CLSTM_OK && clstm_get_num_threads() == 1);
+    CHECK(clstm_set_num_threads(1024) == CLSTM_OK && clstm_get_num_threads() == 1024);
+    CHECK(clstm_set_num_threads(0) == CLSTM_ERROR_THREADS);
+    CHECK(clstm_set_num_threads(-1) == CLSTM_ERROR_THREADS);
+    CHECK(clstm_set_num_threads(1025) == CLSTM_ERROR_THREADS);
+    CHECK(clstm_get_num_threads() == 1024);
+}
+
+/* ---- every part once ---------------------------------------------------------------------------------- */
+
+static void count_part(void *counts, int part) { atomic_fetch_add(&((atomic_int *)counts)[part], 1); }
+
+static void run_and_check(int parts) {
+    atomic_int counts[MAX_PARTS + 1] = {0};
+    clstm_parallel(parts, count_part, counts);
+    for (int i = 0; i <= MAX_PARTS; i++)
+        CHECK(atomic_load(&counts[i]) == (i < parts));
+}
+
+static void every_part_runs_once(void) {
+    static const int sizes[] = {0, 1, 2, 3, 7, 64, MAX_PARTS};
+    for (int threads = 1; threads <= 5; threads++) {
+        clstm_set_num_threads(threads);
+        for (int i = 0; i < 7; i++)
+            run_and_check(sizes[i]);
+    }
+}
+
+static void nested_part(void *count, int part) {
+    (void)part;
+    run_and_check(11);
+    atomic_fetch_add((atomic_int *)count, 1);
+}
+
+static void calls_nest(void) {
+    atomic_int count = 0;
+    clstm_set_num_threads(3);
+    for (int i = 0; i < 20; i++)
+        clstm_parallel(10, nested_part, &count);
+    CHECK(atomic_load(&count) == 200);
+}
+
+/* ---- many callers ------------------------------------------------------------------------------------- */
+
+enum { CALLERS = 6 };
+
+static void *caller(void *unused) {
+    (void)unused;
+    for (int i = 0; i < 200; i++)
+        run_and_check(i % 13);
+    return NULL;
+}
+
+static void start(pthread_t *threads, int n, void *(*run)(void *)) {
+    for (int i = 0; i < n; i++)
+        CHECK(pthread_create(&threads[i], NULL, run, NULL) == 0);
+}
+
+static void join(const pthread_t *threads, int n) {
+    for (int i = 0; i < n; i++)
+        pthread_join(threads[i], NULL);
+}
+
+static void callers_do_not_mix(void) {
+    pthread_t threads[CALLERS];
+    clstm_set_num_threads(4);
+    start(threads, CALLERS, caller);
+    join(threads, CALLERS);
+}
+
+static void number_changes_while_running(void) {
+    pthread_t threads[CALLERS];
+    start(threads, CALLERS, caller);
+    for (int i = 0; i < 300; i++)
+        CHECK(clstm_set_num_threads(1 + i % 5) == CLSTM_OK);
+    join(threads, CALLERS);
+}
+
+/* ---- the limit ---------------------------------------------------------------------------------------- */
+
+typedef struct gauge {
+    atomic_int inside, most, arrived;
+    int wanted; /* parts wait until so many have arrived */
+} gauge;
+
+static void measured_part(void *context, int part) {
+    gauge *g = context;
+    (void)part;
+    int inside = 1 + atomic_fetch_add(&g->inside, 1), most = atomic_load(&g->most);
+    while (inside > most && !atomic_compare_exchange_weak(&g->most, &most, inside))
+        ;
+    atomic_fetch_add(&g->arrived, 1);
+    wait_until(&g->arrived, g->wanted);
+    sched_yield();
+    atomic_fetch_sub(&g->inside, 1);
+}
+
+/* The parts wait for `threads` of them to be inside together: so many threads do run, and never one more. */
+static void one_caller_uses_the_limit_and_no_more(void) {
+    static const int numbers[] = {1, 4, 2, 5, 3};
+    for (int i = 0; i < 5; i++) {
+        gauge g = {.wanted = numbers[i]};
+        clstm_set_num_threads(numbers[i]);
+        clstm_parallel(200, measured_part, &g);
+        CHECK(atomic_load(&g.most) == numbers[i]);
+    }
+}
+
+static gauge crowd;
+
+static void *crowding_caller(void *unused) {
+    (void)unused;
+    for (int i = 0; i < 50; i++)
+        clstm_parallel(20, measured_part, &crowd);
+    return NULL;
+}
+
+/* With as many callers as the limit, workers only finish the part in hand: never more than limit - 1 extra. */
+static void callers_beyond_the_limit_run_alone(void) {
+    pthread_t threads[CALLERS];
+    clstm_set_num_threads(1);
+    start(threads, CALLERS, crowding_caller);
+    join(threads, CALLERS);
+    CHECK(atomic_load(&crowd.most) <= CALLERS);
+}
+
+/* Limit 2. A long call has a worker. Then another caller comes in and stays: the worker finishes the part that it has
+ * claimed, and takes no other. When the other caller leaves, the long call gets a worker again. */
+static struct {
+    pthread_t owner;                              /* of the long call */
+    atomic_int helped, own_parts, claimed_beside; /* parts of the long call */
+    atomic_int other_inside, other_may_leave, other_left, helped_again;
+} scene;
+
+static void other_part(void *unused, int part) {
+    (void)unused, (void)part;
+    atomic_store(&scene.other_inside, 1);
+    wait_until(&scene.other_may_leave, 1);
+}
+
+static void *other_caller(void *unused) {
+    (void)unused;
+    wait_until(&scene.helped, 1);
+    clstm_parallel(1, other_part, NULL);
+    atomic_store(&scene.other_left, 1);
+    return NULL;
+}
+
+static void long_part(void *unused, int part) {
+    (void)unused, (void)part;
+    if (!pthread_equal(pthread_self(), scene.owner)) {
+        atomic_store(&scene.helped, 1);
+        if (atomic_load(&scene.other_left))
+            atomic_store(&scene.helped_again, 1);
+        else if (atomic_load(&scene.other_inside))
+            atomic_fetch_add(&scene.claimed_beside, 1);
+        wait_until(&scene.other_inside, 1);
+        return;
+    }
+    wait_until(&scene.other_inside, 1);
+    int own = 1 + atomic_fetch_add(&scene.own_parts, 1);
+    sched_yield();
+    if (own == 500) {
+        atomic_store(&scene.other_may_leave, 1);
+        wait_until(&scene.helped_again, 1);
+    }
+}
+
+static void workers_make_room_for_callers(void) {
+    clstm_set_num_threads(2);
+    scene.owner = pthread_self();
+    pthread_t other;
+    start(&other, 1, other_caller);
+    clstm_parallel(MAX_PARTS, long_part, NULL);
+    join(&other, 1);
+    CHECK(atomic_load(&scene.claimed_beside) <= 1);
+    CHECK(atomic_load(&scene.own_parts) >= 500);
+}
+
+/* ---- fork --------------------------------------------------------------------------------------------- */
+
+static void use_the_pool(void) {
+    every_part_runs_once();
+    one_caller_uses_the_limit_and_no_more();
+}
+
+static void fork_while_busy(void) {
+    pthread_t threads[CALLERS];
+    clstm_set_num_threads(4);
+    start(threads, CALLERS, caller);
+    for (int i = 0; i < 10; i++)
+        in_child(use_the_pool);
+    join(threads, CALLERS);
+}
+
+static void fork_keeps_the_number(void) { CHECK(clstm_get_num_threads() == 3); }
+
+/* ---- sleep -------------------------------------------------------------------------------------------- */
+
+static long cpu_microseconds(void) {
+    struct rusage use;
+    getrusage(RUSAGE_SELF, &use);
+    return (use.ru_utime.tv_sec + use.ru_stime.tv_sec) * 1000000L + use.ru_utime.tv_usec + use.ru_stime.tv_usec;
+}
+
+/* Four spinning workers on one processor or more would use 50 ms of it. */
+static void idle_workers_use_no_processor(void) {
+    gauge g = {.wanted = 5};
+    clstm_set_num_threads(5);
+    clstm_parallel(5, measured_part, &g);
+    long before = cpu_microseconds();
+    usleep(50000);
+    CHECK(cpu_microseconds() - before < 25000);
+}
+
+/* ---- floating-point mode ------------------------------------------------------------------------------ */
+
+static int flushes(void) {
+    volatile float tiny = FLT_MIN;
+    return tiny * 0.5f == 0.0f;
+}
+
+static int rounds_up(void) {
+    volatile float one = 1.0f;
+    return one + 0x1p-30f > 1.0f;
+}
+
+static void mode_part(void *context, int part) {
+    CHECK(flushes() && !rounds_up());
+    measured_part(context, part);
+}
+
+/* The threads are started by a caller in another mode, which a new thread inherits on some systems. */
+static void parts_flush_and_the_caller_keeps_its_mode(void) {
+    gauge g = {.wanted = 4};
+    CHECK(!flushes() && !rounds_up());
+    fesetround(FE_UPWARD);
+    clstm_set_num_threads(4);
+    clstm_parallel(4, mode_part, &g);
+    CHECK(!flushes() && rounds_up());
+    fesetround(FE_TONEAREST);
+    CHECK(!flushes() && !rounds_up());
+}
+
+int main(void) {
+    static const char *const texts[] = {"", "0", "-2", "2x", "1e3", "1025", "99999999999999999999", "two"};
+    alarm(120);
+    in_child(default_is_the_affinity);
+    in_child(default_on_one_processor_is_one);
+    in_child(environment_sets_the_number);
+    for (int i = 0; i < 8; i++) {
+        garbage = texts[i];
+        in_child(environment_is_ignored);
+    }
+    in_child(numbers_out_of_range_are_refused);
+
+    parts_flush_and_the_caller_keeps_its_mode(); /* first, for it starts the workers */
+    every_part_runs_once();
+    calls_nest();
+    callers_do_not_mix();
+    number_changes_while_running();
+    one_caller_uses_the_limit_and_no_more();
+    callers_beyond_the_limit_run_alone();
+    workers_make_room_for_callers();
+    fork_while_busy();
+    clstm_set_num_threads(3);
+    in_child(fork_keeps_the_number);
+    idle_workers_use_no_processor();
+    return 0;
+}
