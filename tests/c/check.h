@@ -13,4 +13,11 @@
         }                                                                                                              \
     } while (0)
 
+/* 1 in a build with ThreadSanitizer. */
+#if defined(__SANITIZE_THREAD__)
+#define CHECK_TSAN 1
+#elif defined(__has_feature)
+#define CHECK_TSAN __has_feature(thread_sanitizer)
+#endif
+
 #endif

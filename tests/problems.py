@@ -1,0 +1,121 @@
+"""Random networks and batches that several tests share."""
+
+from typing import NamedTuple
+
+import numpy as np
+from hypothesis import strategies as st
+
+import clstm
+
+ODD_SIZES = (1, 3, 7, 13, 15, 17, 31, 33, 65, 129)  # none is a multiple of a vector; most need a tail
+ODD_BATCHES = (1, 2, 3, 5, 7, 17, 33)
+
+
+class Batch(NamedTuple):
+    """What goes into a call and its gradient."""
+
+    x: np.ndarray  # (T, B, I)
+    state: tuple | None  # (h_0, c_0), each (L*D, B, H)
+    lengths: np.ndarray | None  # (B)
+    dy: np.ndarray  # (T, B, D*H)
+    dstate: tuple  # (dh_n, dc_n), each (L*D, B, H)
+
+    def rows(self, index):
+        """The batch of some rows, in the order of index."""
+        state = self.state and tuple(array[:, index] for array in self.state)
+        lengths = None if self.lengths is None else self.lengths[index]
+        return Batch(
+            self.x[:, index], state, lengths, self.dy[:, index], tuple(array[:, index] for array in self.dstate)
+        )
+
+
+class Problem(NamedTuple):
+    """A network's arguments, and what to run on it."""
+
+    input_size: int = 3
+    hidden_size: int = 4
+    num_layers: int = 1
+    bidirectional: bool = False
+    bias: bool = True
+    dtype: str = "float32"
+    T: int = 5
+    B: int = 2
+    with_state: bool = True
+    with_lengths: bool = False
+    seed: int = 0
+
+    def lstm(self, **options):
+        """A new network, the same for the same problem. PyTorch's initial values: no bias is 0."""
+        return clstm.LSTM(
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
+            **{"bias": self.bias, "bidirectional": self.bidirectional, "dtype": self.dtype}
+            | {"init": "pytorch", "seed": self.seed}
+            | options,
+        )
+
+    def batch(self):
+        """A random batch, the same for the same problem."""
+        rng = np.random.default_rng([self.seed, self.T, self.B])
+        D = 1 + self.bidirectional
+
+        def normal(*shape):
+            return rng.standard_normal(shape).astype(self.dtype)
+
+        states = [normal(self.num_layers * D, self.B, self.hidden_size) for _ in range(4)]
+        return Batch(
+            x=normal(self.T, self.B, self.input_size),
+            state=tuple(states[:2]) if self.with_state else None,
+            lengths=rng.integers(0, self.T + 1, self.B) if self.with_lengths else None,
+            dy=normal(self.T, self.B, D * self.hidden_size),
+            dstate=tuple(states[2:]),
+        )
+
+
+def problems(sizes=ODD_SIZES, batches=ODD_BATCHES, layers=(1, 2, 3), steps=(1, 2, 3, 8, 21), dtypes=None, **fixed):
+    """Strategy for problems: every field is drawn unless it is given."""
+    drawn = {
+        "input_size": st.sampled_from(sizes),
+        "hidden_size": st.sampled_from(sizes),
+        "num_layers": st.sampled_from(layers),
+        "bidirectional": st.booleans(),
+        "bias": st.booleans(),
+        "dtype": st.sampled_from(dtypes or ("float32", "float64")),
+        "T": st.sampled_from(steps),
+        "B": st.sampled_from(batches),
+        "with_state": st.booleans(),
+        "with_lengths": st.booleans(),
+        "seed": st.integers(0, 1000),
+    }
+    return st.builds(Problem, **(drawn | {name: st.just(value) for name, value in fixed.items()}))
+
+
+def outputs(lstm, batch):
+    """Everything that a training step returns, by name; and a plain call returns the same bytes."""
+    y, state, tape = lstm.forward(batch.x, batch.state, batch.lengths)
+    dx, dstate, grads = lstm.backward(tape, batch.dy, batch.dstate)
+    assert_same_bytes(called(lstm, batch), named(y, state))
+    return named(y, state) | {"dx": dx, "dh_0": dstate[0], "dc_0": dstate[1]} | grads
+
+
+def called(lstm, batch):
+    """Everything that a plain call returns, by name."""
+    return named(*lstm(batch.x, batch.state, batch.lengths))
+
+
+def named(y, state):
+    """The results of a call by name."""
+    return {"y": y, "h_n": state[0], "c_n": state[1]}
+
+
+def assert_same_bytes(found, expected):
+    """Compare dicts of arrays, or two arrays, byte for byte."""
+    if not isinstance(found, dict):
+        found, expected = {"array": found}, {"array": expected}
+    assert found.keys() == expected.keys()
+    for name in found:
+        a, b = np.asarray(found[name]), np.asarray(expected[name])
+        assert (a.dtype, a.shape) == (b.dtype, b.shape), name
+        if a.tobytes() != b.tobytes():
+            raise AssertionError(f"{name}: {np.sum(a != b)} of {a.size} differ, by at most {np.abs(a - b).max()}")
