@@ -41,9 +41,7 @@ class Loss:
         """By the package, a dict with the names of the arguments."""
         self._use(self.arguments)
         y, state, tape = self.lstm.forward(self.batch.x, self.batch.state, self.batch.lengths)
-        dstate = self.weights.get("dh_n"), self.weights.get("dc_n")
-        if dstate == (None, None):
-            dstate = None
+        dstate = (self.weights.get("dh_n"), self.weights.get("dc_n")) if self.weights.keys() - {"dy"} else None
         dx, (dh_0, dc_0), grads = self.lstm.backward(tape, self.weights.get("dy"), dstate)
         assert list(grads) == list(self.lstm.parameters())
         return {"x": dx, "h_0": dh_0, "c_0": dc_0} | grads
@@ -275,13 +273,11 @@ def test_incoming_gradients_of_any_layout(batch_first):
 
 def test_a_tape_outlives_its_network(recorded):
     lstm, batch, tape, first = recorded
-    names, weights = list(lstm.parameters()), lstm._weights
-    del lstm
+    del lstm, recorded
     other = clstm.LSTM(5, 7, 2, bidirectional=True, dropout=0.3)
     with pytest.raises(ValueError, match="tape is .*, but one that this layer's forward returned is expected"):
         other.backward(tape)
     assert repr(tape).startswith("Tape(9 steps, 4 rows")
-    del weights, tape, names
 
 
 def test_the_tape_of_another_network_is_refused(recorded):
@@ -290,8 +286,6 @@ def test_the_tape_of_another_network_is_refused(recorded):
     for wrong in (twin.forward(batch.x)[2], None, "tape", object()):
         with pytest.raises(ValueError, match="tape is .*, but one that this layer's forward returned is expected"):
             lstm.backward(wrong)
-    with pytest.raises(TypeError, match="dy"):
-        twin.backward()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import clstm
@@ -78,6 +78,7 @@ def test_the_file_opens_in_the_safetensors_library(model, tmp_path):
         for name, array in model.parameters().items():
             assert file.get_tensor(name).tobytes() == array.tobytes()
         metadata = file.metadata()
+    assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0, "the arrays are aligned"
     assert metadata["format"] == "clstm"
     assert metadata["version"] == "1"
     assert json.loads(metadata["config"])["class"] == type(model).__name__
@@ -130,16 +131,16 @@ def test_any_layout_is_stored_as_its_values(array, tmp_path):
     np.testing.assert_array_equal(tensors["a"], array)
 
 
-def test_equal_models_make_equal_files_in_every_process(tmp_path):
+def test_equal_contents_make_equal_files_in_every_process_and_order(tmp_path):
     script = """
         import sys, numpy as np, clstm
-        tensors = {name: np.ones(2) for name in "dcba"}
-        clstm.write_safetensors(sys.argv[1], tensors, {name: "text" for name in "ebdac"})
+        tensors = {name: np.ones(2) for name in sys.argv[2]}
+        clstm.write_safetensors(sys.argv[1], tensors, {name: "text" for name in sys.argv[2]})
     """
     contents = set()
-    for i in range(4):
-        path = tmp_path / f"{i}.safetensors"
-        subprocess.run([sys.executable, "-c", textwrap.dedent(script), path], check=True)
+    for names in ("abcde", "edcba", "caebd", "dbeca"):
+        path = tmp_path / names
+        subprocess.run([sys.executable, "-c", textwrap.dedent(script), path, names], check=True)
         contents.add(path.read_bytes())
     assert len(contents) == 1
 
@@ -202,10 +203,9 @@ def test_a_flipped_bit_is_refused_or_is_another_valid_model(tmp_path):
             assert bit // 8 < body, "any bits are a weight"
         else:
             assert isinstance(loaded, clstm.Linear)
-            assert loaded([1.0, 2.0]).shape == (1,)
+            assert loaded.config() == model.config()
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_random_bytes_are_refused(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("random") / "model.safetensors"
@@ -294,9 +294,9 @@ def test_a_hostile_configuration_is_refused(description, message, tmp_path):
     assert message in load_error(path)
 
 
-def test_nested_parts_without_end_are_refused(tmp_path):
+@pytest.mark.parametrize("depth", [100, 400, 1000, 3000, 100_000])
+def test_nested_parts_without_end_are_refused(depth, tmp_path):
     path = tmp_path / "model.safetensors"
-    depth = 100_000
     config = '{"class": "Sequential", "config": {"parts": [' * depth + "]}}" * depth
     clstm.write_safetensors(path, LINEAR, {"format": "clstm", "version": "1", "config": config})
     load_error(path)

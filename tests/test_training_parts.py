@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import clstm
@@ -44,7 +44,6 @@ def randoms(seed, *shapes):
 # ---- Linear
 
 
-@settings(deadline=None)
 @given(leading, st.integers(1, 5), st.integers(1, 5), st.booleans(), seeds)
 def test_linear_gradients(shape, in_features, out_features, bias, seed):
     linear = clstm.Linear(in_features, out_features, bias, dtype="float64", seed=seed)
@@ -72,6 +71,7 @@ def test_linear_backward_is_of_the_forward_call_that_made_the_tape():
     dx, grads = linear.backward(tape, dy)
     linear.forward(other)
     linear.weight *= 2.0
+    x *= 2.0
     again_dx, again = linear.backward(tape, dy)
     assert dx.tobytes() == again_dx.tobytes()
     assert all(grads[name].tobytes() == again[name].tobytes() for name in grads)
@@ -151,7 +151,6 @@ def test_linear_keeps_nan_in_its_row():
 # ---- Embedding
 
 
-@settings(deadline=None)
 @given(leading, st.integers(1, 6), st.integers(1, 4), seeds)
 def test_embedding_gradients(shape, num_embeddings, embedding_dim, seed):
     embedding = clstm.Embedding(num_embeddings, embedding_dim, dtype="float64", seed=seed)
@@ -227,7 +226,6 @@ def test_embedding_refuses_a_wrong_gradient():
 # ---- losses
 
 
-@settings(deadline=None)
 @given(leading, st.integers(1, 6), st.booleans(), seeds)
 def test_cross_entropy_gradient(shape, classes, ignore, seed):
     (logits,) = randoms(seed, (*shape, classes))
@@ -241,7 +239,6 @@ def test_cross_entropy_gradient(shape, classes, ignore, seed):
     assert_gradient(dlogits, lambda: clstm.cross_entropy(logits, targets, ignore_index)[0], logits)
 
 
-@settings(deadline=None)
 @given(leading, seeds)
 def test_mse_gradient(shape, seed):
     prediction, target = randoms(seed, shape, shape)
@@ -547,18 +544,13 @@ def test_optimizers_refuse_wrong_arguments(make, error, message):
 # ---- schedules
 
 
-def test_cosine_agrees_with_pytorch():
-    torch = pytest.importorskip("torch")
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
-    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20, eta_min=0.1)
-    ours = clstm.cosine(0.5, total_steps=20, final_lr=0.1)
-    for step in range(21):
-        assert ours(step) == pytest.approx(theirs.get_last_lr()[0], rel=1e-12)
-        optimizer.step()
-        theirs.step()
+def test_cosine_is_half_a_cosine():
+    schedule = clstm.cosine(0.5, total_steps=12, final_lr=0.1)
+    expected = {0: 0.5, 2: 0.3 + 0.1 * math.sqrt(3), 3: 0.3 + 0.1 * math.sqrt(2), 4: 0.4, 6: 0.3, 8: 0.2, 12: 0.1}
+    for step, rate in expected.items():
+        assert schedule(step) == pytest.approx(rate, rel=1e-14)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 50), st.integers(0, 49), st.floats(0, 1))
 def test_cosine_rises_to_lr_then_falls_to_final_lr(total_steps, warmup_steps, final_lr):
     warmup_steps = min(warmup_steps, total_steps - 1)
@@ -716,7 +708,7 @@ def test_sequential_refuses_wrong_parts():
 def test_a_small_model_learns_a_text_by_truncated_bptt():
     text = np.frombuffer(b"to be or not to be, that is the question. " * 20, np.uint8) - 32
     model = clstm.Sequential(clstm.Embedding(96, 8, seed=0), clstm.LSTM(8, 24, seed=0), clstm.Linear(24, 96, seed=0))
-    steps = 160
+    steps = 400
     optimizer = clstm.AdamW(model, lr=0.02)
     schedule = clstm.cosine(0.02, steps, 5)
     state, losses = None, []

@@ -17,7 +17,7 @@ class LinearTape(NamedTuple):
     """What `Linear.backward` needs of a forward call."""
 
     x: np.ndarray  # (..., in_features)
-    weight: np.ndarray  # (out_features, in_features), a copy
+    weight: np.ndarray  # (out_features, in_features)
 
 
 class Linear(Module):
@@ -106,12 +106,9 @@ class Linear(Module):
         return self._apply(self._checked("x", x, "in_features"))
 
     def forward(self, x: ArrayLike) -> tuple[np.ndarray, LinearTape]:
-        """Return y, as a plain call does, and the tape for `backward`.
-
-        The tape refers to x where its dtype is the layer's: do not write into x before `backward`.
-        """
+        """Return y, as a plain call does, and the tape for `backward`: copies of x and of the weight."""
         x = self._checked("x", x, "in_features")
-        return self._apply(x), LinearTape(x, self._parameters["weight"].copy())
+        return self._apply(x), LinearTape(x.copy(), self._parameters["weight"].copy())
 
     def backward(self, tape: LinearTape, dy: ArrayLike) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the gradients of the forward call that made the tape.

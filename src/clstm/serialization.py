@@ -104,7 +104,7 @@ def read_safetensors(path: FilePath) -> tuple[dict[str, np.ndarray], dict[str, s
 
 
 def _storable(name: str, value: ArrayLike) -> np.ndarray:
-    """`value` as the contiguous little-endian array that the format stores."""
+    """`value` as a contiguous array of a type that the format and numpy both have."""
     if not isinstance(name, str):
         raise TypeError(f"tensors has the name {name!r}, but a str is expected")
     if name == "__metadata__":
@@ -112,7 +112,7 @@ def _storable(name: str, value: ArrayLike) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise TypeError(f"tensor {name!r} has dtype {array.dtype}, but real numbers of at most 64 bits are expected")
-    return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+    return np.asarray(array, order="C")
 
 
 def _header_length(data: bytes) -> int:

@@ -13,11 +13,16 @@
         }                                                                                                              \
     } while (0)
 
-/* 1 in a build with ThreadSanitizer. */
+/* Is this a build with ThreadSanitizer? */
 #if defined(__SANITIZE_THREAD__)
 #define CHECK_TSAN 1
 #elif defined(__has_feature)
-#define CHECK_TSAN __has_feature(thread_sanitizer)
+#if __has_feature(thread_sanitizer)
+#define CHECK_TSAN 1
+#endif
+#endif
+#ifndef CHECK_TSAN
+#define CHECK_TSAN 0
 #endif
 
 #endif

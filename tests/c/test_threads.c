@@ -4,6 +4,7 @@
 #include "clstm.h"
 #include "threads.h"
 
+#include <dirent.h>
 #include <fenv.h>
 #include <float.h>
 #include <pthread.h>
@@ -19,7 +20,7 @@ enum { MAX_PARTS = 1000 };
 /* Waits for another thread. A test that waits in vain is ended by alarm() in main. */
 static void wait_until(atomic_int *counter, int value) {
     while (atomic_load(counter) < value)
-        sched_yield();
+        usleep(1000);
 }
 
 /* Runs `check` in a child process and expects it to end well. */
@@ -101,18 +102,46 @@ static void every_part_runs_once(void) {
     }
 }
 
-static void nested_part(void *count, int part) {
+/* Both threads have to be at it before the rush for the other parts begins. */
+enum { RUSH = 1000000 };
+static atomic_char rush_counts[RUSH];
+static atomic_int rush_threads;
+
+static void rush_part(void *unused, int part) {
+    static _Thread_local int here;
+    (void)unused;
+    if (!here++)
+        atomic_fetch_add(&rush_threads, 1);
+    while (atomic_load(&rush_threads) < 2)
+        sched_yield();
+    atomic_fetch_add(&rush_counts[part], 1);
+}
+
+static void claims_do_not_collide(void) {
+    clstm_set_num_threads(2);
+    clstm_parallel(RUSH, rush_part, NULL);
+    for (int i = 0; i < RUSH; i++)
+        CHECK(atomic_load(&rush_counts[i]) == 1);
+}
+
+static void own_part(void *owner, int part) {
     (void)part;
+    CHECK(pthread_equal(pthread_self(), *(pthread_t *)owner));
+    sched_yield();
+}
+
+/* Idle workers are at hand, but a call inside a part keeps to its thread. */
+static void nested_part(void *unused, int part) {
+    (void)unused, (void)part;
+    pthread_t self = pthread_self();
+    clstm_parallel(MAX_PARTS, own_part, &self);
     run_and_check(11);
-    atomic_fetch_add((atomic_int *)count, 1);
 }
 
 static void calls_nest(void) {
-    atomic_int count = 0;
     clstm_set_num_threads(3);
-    for (int i = 0; i < 20; i++)
-        clstm_parallel(10, nested_part, &count);
-    CHECK(atomic_load(&count) == 200);
+    clstm_parallel(1, nested_part, NULL);
+    clstm_parallel(10, nested_part, NULL);
 }
 
 /* ---- many callers ------------------------------------------------------------------------------------- */
@@ -151,6 +180,21 @@ static void number_changes_while_running(void) {
     join(threads, CALLERS);
 }
 
+/* ---- sleep -------------------------------------------------------------------------------------------- */
+
+static long cpu_microseconds(void) {
+    struct rusage use;
+    getrusage(RUSAGE_SELF, &use);
+    return (use.ru_utime.tv_sec + use.ru_stime.tv_sec) * 1000000L + use.ru_utime.tv_usec + use.ru_stime.tv_usec;
+}
+
+/* A spinning thread would use some 50 ms. */
+static void check_that_nobody_spins(void) {
+    long before = cpu_microseconds();
+    usleep(50000);
+    CHECK(cpu_microseconds() - before < 5000);
+}
+
 /* ---- the limit ---------------------------------------------------------------------------------------- */
 
 typedef struct gauge {
@@ -181,7 +225,7 @@ static void one_caller_uses_the_limit_and_no_more(void) {
     }
 }
 
-/* As many callers as the limit stay inside, workers are idle, and one more call has to get along on its own. */
+/* As many callers as the limit stay inside, workers are idle and stay so, and one more call gets along on its own. */
 enum { LIMIT = 3 };
 static atomic_int staying, may_leave;
 
@@ -197,18 +241,25 @@ static void *staying_caller(void *unused) {
     return NULL;
 }
 
-static void own_part(void *owner, int part) {
-    (void)part;
-    CHECK(pthread_equal(pthread_self(), *(pthread_t *)owner));
-    sched_yield();
+static void idle_part(void *owner, int part) {
+    own_part(owner, part);
+    if (part == 0)
+        check_that_nobody_spins();
+}
+
+static void start_staying_callers(pthread_t *threads) {
+    clstm_set_num_threads(LIMIT);
+    atomic_store(&staying, 0);
+    atomic_store(&may_leave, 0);
+    start(threads, LIMIT, staying_caller);
+    wait_until(&staying, LIMIT);
 }
 
 static void callers_beyond_the_limit_run_alone(void) {
     pthread_t threads[LIMIT], self = pthread_self();
-    clstm_set_num_threads(LIMIT);
-    start(threads, LIMIT, staying_caller);
-    wait_until(&staying, LIMIT);
+    start_staying_callers(threads);
     clstm_parallel(MAX_PARTS, own_part, &self);
+    clstm_parallel(2, idle_part, &self); /* while one part is left */
     atomic_store(&may_leave, 1);
     join(threads, LIMIT);
 }
@@ -249,6 +300,7 @@ static void long_part(void *unused, int part) {
     int own = 1 + atomic_fetch_add(&scene.own_parts, 1);
     sched_yield();
     if (own == 500) {
+        check_that_nobody_spins(); /* not even the worker that had to leave */
         atomic_store(&scene.other_may_leave, 1);
         wait_until(&scene.helped_again, 1);
     }
@@ -265,6 +317,39 @@ static void workers_make_room_for_callers(void) {
     CHECK(atomic_load(&scene.own_parts) >= 500);
 }
 
+static void idle_workers_sleep(void) {
+    gauge g = {.wanted = 5};
+    clstm_set_num_threads(5);
+    clstm_parallel(5, measured_part, &g);
+    check_that_nobody_spins();
+}
+
+/* ---- workers come and go ------------------------------------------------------------------------------ */
+
+static int threads_of_this_process(void) {
+    int count = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    CHECK(tasks);
+    for (struct dirent *entry; (entry = readdir(tasks));)
+        count += entry->d_name[0] != '.';
+    closedir(tasks);
+    return count;
+}
+
+static void few_threads_part(void *most, int part) {
+    (void)part;
+    CHECK(threads_of_this_process() <= *(int *)most);
+}
+
+static void workers_number_less_than_the_limit(void) {
+    clstm_set_num_threads(1);
+    while (threads_of_this_process() > 1 + CHECK_TSAN) /* which has a thread of its own */
+        usleep(200);
+    int most = 3 + CHECK_TSAN;
+    clstm_set_num_threads(3);
+    clstm_parallel(MAX_PARTS, few_threads_part, &most);
+}
+
 /* ---- fork --------------------------------------------------------------------------------------------- */
 
 static void use_the_pool(void) {
@@ -278,33 +363,17 @@ static void use_the_pool(void) {
 }
 
 static void fork_while_busy(void) {
-    pthread_t threads[CALLERS];
-    clstm_set_num_threads(4);
+    pthread_t stay[LIMIT], threads[CALLERS];
+    start_staying_callers(stay);
     start(threads, CALLERS, caller);
     for (int i = 0; i < 10; i++)
         in_child(use_the_pool);
     join(threads, CALLERS);
+    atomic_store(&may_leave, 1);
+    join(stay, LIMIT);
 }
 
 static void fork_keeps_the_number(void) { CHECK(clstm_get_num_threads() == 3); }
-
-/* ---- sleep -------------------------------------------------------------------------------------------- */
-
-static long cpu_microseconds(void) {
-    struct rusage use;
-    getrusage(RUSAGE_SELF, &use);
-    return (use.ru_utime.tv_sec + use.ru_stime.tv_sec) * 1000000L + use.ru_utime.tv_usec + use.ru_stime.tv_usec;
-}
-
-/* Four spinning workers on one processor or more would use 50 ms of it. */
-static void idle_workers_use_no_processor(void) {
-    gauge g = {.wanted = 5};
-    clstm_set_num_threads(5);
-    clstm_parallel(5, measured_part, &g);
-    long before = cpu_microseconds();
-    usleep(50000);
-    CHECK(cpu_microseconds() - before < 25000);
-}
 
 /* ---- floating-point mode ------------------------------------------------------------------------------ */
 
@@ -323,7 +392,6 @@ static void mode_part(void *context, int part) {
     measured_part(context, part);
 }
 
-/* The threads are started by a caller in another mode, which a new thread inherits on some systems. */
 static void parts_flush_and_the_caller_keeps_its_mode(void) {
     gauge g = {.wanted = 4};
     CHECK(!flushes() && !rounds_up());
@@ -347,17 +415,19 @@ int main(void) {
     }
     in_child(numbers_out_of_range_are_refused);
 
-    parts_flush_and_the_caller_keeps_its_mode(); /* first, for it starts the workers */
+    parts_flush_and_the_caller_keeps_its_mode();
     every_part_runs_once();
+    claims_do_not_collide();
     calls_nest();
     callers_do_not_mix();
     number_changes_while_running();
     one_caller_uses_the_limit_and_no_more();
     callers_beyond_the_limit_run_alone();
     workers_make_room_for_callers();
+    idle_workers_sleep();
+    workers_number_less_than_the_limit();
     fork_while_busy();
     clstm_set_num_threads(3);
     in_child(fork_keeps_the_number);
-    idle_workers_use_no_processor();
     return 0;
 }

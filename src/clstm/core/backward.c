@@ -139,23 +139,21 @@ static void grad_rows(const direction_pass *d, idx s, idx begin, idx end, int ha
         net->k->cell_grad(&g);
 }
 
-/* C (rows, N) = init + dz W for rows begin .. end of visited step s. */
-static void dz_product(const direction_pass *d, idx s, idx begin, idx end, const void *panels, idx N, int adds, void *C,
-                       idx c_row)
+/* dh_0 = dz W_hh of rows begin .. end, which began at visited step s. */
+static void initial_gradients(const direction_pass *d, idx s, idx begin, idx end)
 {
     const network *net = &d->b->net;
-    const gemm_args g = {.M = end - begin,
-                         .N = N,
+    const gemm_args g = {.groups = 1,
+                         .M = end - begin,
+                         .N = net->H,
                          .K = 4 * net->H,
                          .A = dz_at(d, s, begin),
                          .a_row = 4 * net->H,
                          .a_col = 1,
-                         .B = panels,
-                         .init = adds ? C : NULL,
-                         .init_row = adds ? c_row : 0,
-                         .C = C,
-                         .c_row = c_row};
-    if (begin < end)
+                         .B = d->w.w_hh_panels,
+                         .C = plane_at(net, d->dh0, 0, begin),
+                         .c_row = d->dh0.row};
+    if (begin < end && d->dh0.p)
         net->k->gemm(&g);
 }
 
@@ -163,7 +161,7 @@ static void dz_product(const direction_pass *d, idx s, idx begin, idx end, const
 static void put_columns(const direction_pass *d, idx rows, idx r, idx col, const void *from, idx n)
 {
     const network *net = &d->b->net;
-    const idx panel = PANEL_VECTORS * net->k->vl, all = round_up(d->columns, net->k->vl);
+    const idx panel = net->k->panel, all = round_up(d->columns, net->k->vl);
     while (n > 0) {
         const idx start = col / panel * panel, width = all - start < panel ? all - start : panel;
         const idx run = start + width - col < n ? start + width - col : n;
@@ -188,39 +186,48 @@ static void put_inputs(const direction_pass *d, idx rows, idx r, idx t, idx row,
         put_columns(d, rows, r, d->columns + p, d->b->s.zeros, 1);
 }
 
-/* dx of the chunk's rows begin .. end. A single row has its steps as the rows of one product. */
+/* dx of rows begin .. end of visited steps s0 .. s1, at all of which they are valid. */
+static void dx_product(const direction_pass *d, idx s0, idx s1, idx begin, idx end)
+{
+    const network *net = &d->b->net;
+    const idx steps = s1 - s0, rows = end - begin, dz_row = 4 * net->H, dz_step = d->b->B * dz_row;
+    const idx dx_step = d->reverse ? d->dx.time : -d->dx.time;
+    const int by_time = steps > rows;
+    void *dx = plane_at(net, d->dx, time_of(d, s0), begin);
+    const gemm_args g = {.groups = by_time ? rows : steps,
+                         .M = by_time ? steps : rows,
+                         .N = d->I,
+                         .K = 4 * net->H,
+                         .A = dz_at(d, s0, begin),
+                         .a_group = by_time ? dz_row : dz_step,
+                         .a_row = by_time ? dz_step : dz_row,
+                         .a_col = 1,
+                         .B = d->w.w_ih_panels,
+                         .init = d->adds_dx ? dx : NULL,
+                         .init_group = by_time ? d->dx.row : dx_step,
+                         .init_row = by_time ? dx_step : d->dx.row,
+                         .C = dx,
+                         .c_group = by_time ? d->dx.row : dx_step,
+                         .c_row = by_time ? dx_step : d->dx.row};
+    if (steps > 0 && rows > 0)
+        net->k->gemm(&g);
+}
+
+/* dx of the chunk's rows begin .. end: all steps at once if all rows are valid, else step by step; 0 in the padding. */
 static void input_gradients(const direction_pass *d, idx begin, idx end)
 {
     const backward_call *b = d->b;
-    const network *net = &b->net;
     if (!d->dx.p)
         return;
-    if (b->B == 1) {
-        const idx steps = b->s.offset[d->s1 - d->s0];
-        const idx first = d->s0 + (d->s1 - d->s0 - steps) * !d->reverse; /* a short row: valid steps are together */
-        plane dx = d->dx;
-        const gemm_args g = {.M = steps,
-                             .N = d->I,
-                             .K = 4 * net->H,
-                             .A = dz_at(d, d->s0, 0),
-                             .a_row = 4 * net->H,
-                             .a_col = 1,
-                             .B = d->w.w_ih_panels,
-                             .init = d->adds_dx ? plane_at(net, dx, time_of(d, first), 0) : NULL,
-                             .init_row = d->reverse ? dx.time : -dx.time,
-                             .C = plane_at(net, dx, time_of(d, first), 0),
-                             .c_row = d->reverse ? dx.time : -dx.time};
-        if (steps)
-            net->k->gemm(&g);
+    if (b->s.offset[d->s1 - d->s0] == (d->s1 - d->s0) * b->B) {
+        dx_product(d, d->s0, d->s1, begin, end);
+        return;
     }
     for (idx s = d->s0; s < d->s1; s++) {
-        const idx t = time_of(d, s), n = active_rows(b->s.active, b->T, t, 0, b->B), last = end < n ? end : n;
-        if (b->B > 1)
-            dz_product(d, s, begin, last, d->w.w_ih_panels, d->I, d->adds_dx, plane_at(net, d->dx, t, begin),
-                       d->dx.row);
-        if (!d->adds_dx)
-            for (idx row = begin > n ? begin : n; row < end; row++)
-                memset(plane_at(net, d->dx, t, row), 0, (size_t)d->I * net->size);
+        const idx t = time_of(d, s), valid = begin + active_rows(b->s.active, b->T, t, begin, end - begin);
+        dx_product(d, s, s + 1, begin, valid);
+        for (idx row = valid; row < end && !d->adds_dx; row++)
+            memset(plane_at(&b->net, d->dx, t, row), 0, (size_t)d->I * b->net.size);
     }
 }
 
@@ -243,8 +250,7 @@ static void chunk_rows(void *context, int part)
         grad_rows(d, s, first, low, 1, 1);
         grad_rows(d, s, low, high, n_after > low, n_before > low);
         grad_rows(d, s, high, n, 0, 0);
-        if (d->dh0.p)
-            dz_product(d, s, n_before, n, d->w.w_hh_panels, net->H, 0, plane_at(net, d->dh0, 0, n_before), d->dh0.row);
+        initial_gradients(d, s, n_before, n);
         if (b->grads->dparams)
             for (idx row = first; row < n; row++)
                 put_inputs(d, all_rows, b->s.offset[s - d->s0] + row, t, row, row < n_before);
@@ -272,7 +278,8 @@ static void chunk_weights(void *context, int part)
                                  .src_row = 4 * net->H,
                                  .dst = tiles};
     net->k->pack_tiles(&transpose);
-    const gemm_args g = {.M = end - first,
+    const gemm_args g = {.groups = 1,
+                         .M = end - first,
                          .N = width,
                          .K = rows,
                          .A = tiles,

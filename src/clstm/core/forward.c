@@ -33,9 +33,9 @@ typedef struct forward_call {
 /* Few rows: the input product of many steps at once reads W_ih once for all of them. Many rows: the step itself does. */
 static idx chunk_steps(const network *net, idx T, idx rows)
 {
-    if (T <= 1 || rows == 0 || rows >= 2 * net->k->max_rows)
+    if (T <= 1 || rows == 0 || rows >= CHUNK_ROWS)
         return 0;
-    const idx row_bytes = net->H_blocks * PANEL_VECTORS * net->k->vl * (idx)net->size;
+    const idx row_bytes = net->H_blocks * 4 * net->k->vl * (idx)net->size;
     idx steps = (CHUNK_BYTES / row_bytes > CHUNK_ROWS ? CHUNK_BYTES / row_bytes : CHUNK_ROWS) / rows;
     return steps < 1 ? 1 : steps < T ? steps : T;
 }
@@ -51,7 +51,7 @@ static int take_scratch(arena *m, forward_call *f, int has_lengths, int training
     f->s.between[0] = !training && net->L > 1 ? arena_take(m, net->size, f->T, f->B, DH) : NULL;
     f->s.between[1] = !training && net->L > 2 ? arena_take(m, net->size, f->T, f->B, DH) : NULL;
     f->s.c = training ? NULL : arena_take(m, net->size, f->B, H, 1);
-    f->s.products_part = f->chunk * rows * net->H_blocks * PANEL_VECTORS * net->k->vl;
+    f->s.products_part = f->chunk * rows * net->H_blocks * 4 * net->k->vl;
     f->s.products = arena_take(m, net->size, f->split.parts, f->s.products_part, 1);
     return m->overflow ? CLSTM_ERROR_SIZE : CLSTM_OK;
 }
@@ -113,31 +113,35 @@ static void zero_rows(const network *net, plane a, idx t, idx first, idx end, id
         memset(plane_at(net, a, t, b), 0, (size_t)n * net->size);
 }
 
-/* Input products of steps s .. s+steps in processing order, as (steps, rows, blocks, 4, VL). */
+/* Input products of steps s .. s + steps in processing order, as (steps, rows, blocks, 4, VL). The longer of the two
+ * axes gives the rows of the product's tiles. */
 static void input_products(const direction_pass *d, idx s, idx steps)
 {
     const network *net = &d->f->net;
-    const idx t = d->reverse ? d->f->T - 1 - s : s, width = net->H_blocks * PANEL_VECTORS * net->k->vl;
-    for (idx b = 0; b < d->rows; b++) {
-        const gemm_args g = {.M = steps,
-                             .N = width,
-                             .K = d->I,
-                             .A = plane_at(net, d->in, t, b),
-                             .a_row = d->reverse ? -d->in.time : d->in.time,
-                             .a_col = 1,
-                             .B = d->w.w_ih,
-                             .init = d->w.bias,
-                             .C = at(net, d->products, b * width),
-                             .c_row = d->rows * width};
-        net->k->gemm(&g);
-    }
+    const idx t = d->reverse ? d->f->T - 1 - s : s, width = net->H_blocks * 4 * net->k->vl;
+    const idx in_step = d->reverse ? -d->in.time : d->in.time;
+    const int by_time = steps > d->rows;
+    const gemm_args g = {.groups = by_time ? d->rows : steps,
+                         .M = by_time ? steps : d->rows,
+                         .N = width,
+                         .K = d->I,
+                         .A = plane_at(net, d->in, t, 0),
+                         .a_group = by_time ? d->in.row : in_step,
+                         .a_row = by_time ? in_step : d->in.row,
+                         .a_col = 1,
+                         .B = d->w.w_ih,
+                         .init = d->w.bias,
+                         .C = d->products,
+                         .c_group = by_time ? width : d->rows * width,
+                         .c_row = by_time ? d->rows * width : width};
+    net->k->gemm(&g);
 }
 
 /* Rows begin .. end of step t; they continue from step `before`, or start from the initial state (before = -1). */
 static void step_rows(const direction_pass *d, idx t, idx before, idx begin, idx end, const void *products)
 {
     const network *net = &d->f->net;
-    const idx width = net->H_blocks * PANEL_VECTORS * net->k->vl;
+    const idx width = net->H_blocks * 4 * net->k->vl;
     if (begin >= end)
         return;
     const int starts = before < 0;
@@ -167,7 +171,7 @@ static void run_direction(const direction_pass *d)
 {
     const forward_call *f = d->f;
     const network *net = &f->net;
-    const idx T = f->T, H = net->H, width = net->H_blocks * PANEL_VECTORS * net->k->vl;
+    const idx T = f->T, H = net->H, width = net->H_blocks * 4 * net->k->vl;
     const plane hn = plane_of(d->hn, 0, H), cn = plane_of(d->cn, 0, H);
     const idx ever = active_rows(f->s.active, T, 0, d->first, d->rows); /* rows with any step at all */
     if (d->hn)

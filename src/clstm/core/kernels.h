@@ -14,21 +14,22 @@
 
 typedef ptrdiff_t idx; /* sizes and strides in elements; signed, because time may run backwards */
 
-/* C (M, N) = init + A (M, K) B (K, N), each element one chain of fused multiply-adds, k ascending. */
+/* C (groups, M, N) = init + A (groups, M, K) B (K, N), each element one chain of fused multiply-adds, k ascending.
+ * Groups let rows lie at two strides, such as those of time and batch. */
 typedef struct gemm_args {
-    idx M, N, K;
-    const void *A; /* element (m, k) at A[m * a_row + k * a_col] ... */
-    idx a_row, a_col;
-    idx a_tile; /* ... or, if not 0, in tiles of max_rows rows: (k, max_rows) contiguous, this far apart */
-    const void *B; /* panels of 4 vectors, see pack */
-    const void *init; /* row m at init + m * init_row; NULL: zeros */
-    idx init_row;
+    idx groups, M, N, K;
+    const void *A; /* element (g, m, k) at A[g * a_group + m * a_row + k * a_col] ... */
+    idx a_group, a_row, a_col;
+    idx a_tile;    /* ... or, if not 0 (one group), in tiles of max_rows rows: (k, max_rows) contiguous, this far apart */
+    const void *B; /* panels of (K, panel) each, the last one with the vectors that are left */
+    const void *init; /* row (g, m) at init + g * init_group + m * init_row; NULL: zeros */
+    idx init_group, init_row;
     void *C; /* may be init */
-    idx c_row;
+    idx c_group, c_row;
 } gemm_args;
 
-/* One LSTM step: z = init + x W_ih' + h W_hh', then gates, c and h. Weights lie in blocks of VL hidden units:
- * block b holds (K, 4, VL), the four gates i, f, g, o side by side. */
+/* One LSTM step: z = init + x W_ih' + h W_hh', then gates, c and h. z has columns (blocks, 4, VL): for each block of
+ * VL hidden units the gates i, f, g, o side by side. */
 typedef struct cell_args {
     idx rows, H;
     const void *init; /* (rows, blocks, 4, VL): the bias, or the bias and the input product */
@@ -37,7 +38,7 @@ typedef struct cell_args {
     idx x_row, I;     /* I = 0: init holds the input product already */
     const void *h;    /* (rows, H) of the step before */
     idx h_row;
-    const void *w_ih, *w_hh; /* blocks of (I, 4, VL) and of (H, 4, VL) */
+    const void *w_ih, *w_hh; /* (I or H, blocks * 4 * VL) in gemm panels */
     const void *c;           /* (rows, H) of the step before */
     idx c_row;
     void *c_out; /* (rows, H); may be c */
@@ -86,10 +87,9 @@ typedef struct tile_args {
     void *dst;
 } tile_args;
 
-enum { PANEL_VECTORS = 4 }; /* vectors side by side in a gemm panel; the gates of a block */
-
 typedef struct kernels {
     idx vl;       /* elements in a vector */
+    idx panel;    /* columns side by side in a gemm panel */
     idx max_rows; /* rows of a product that stay in registers at once */
     void (*gemm)(const gemm_args *);
     void (*cell)(const cell_args *);

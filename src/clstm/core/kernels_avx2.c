@@ -6,8 +6,11 @@
 
 #define ISA avx2
 #define TARGET __attribute__((target("avx2,fma")))
-#define MAX_ROWS 3         /* 3 rows x 4 vectors = 12 accumulators, 3 broadcasts, 1 weight vector */
-#define MAX_ROW_PANELS 3   /* 1 row x 3 panels of 4 vectors */
+#define PANEL_VECTORS 2
+#define MAX_ROWS 6
+#define PANELS_1 6
+#define PANELS_2 3
+#define PANELS_3 2
 
 /* -1 in the first n lanes of a load at offset 8 - n */
 static const int32_t mask_words[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};

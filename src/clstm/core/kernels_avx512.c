@@ -6,8 +6,11 @@
 
 #define ISA avx512
 #define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")))
-#define MAX_ROWS 6       /* 6 rows x 4 vectors = 24 accumulators, 4 weight vectors, broadcasts */
-#define MAX_ROW_PANELS 4 /* 1 row x 4 panels of 4 vectors */
+#define PANEL_VECTORS 4
+#define MAX_ROWS 6
+#define PANELS_1 6
+#define PANELS_2 3
+#define PANELS_3 2
 
 #define TYPE f32
 #define real float

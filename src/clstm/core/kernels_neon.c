@@ -7,8 +7,11 @@
 
 #define ISA neon
 #define TARGET
-#define MAX_ROWS 6       /* 6 rows x 4 vectors = 24 accumulators */
-#define MAX_ROW_PANELS 4 /* 1 row x 4 panels of 4 vectors */
+#define PANEL_VECTORS 4
+#define MAX_ROWS 6
+#define PANELS_1 6
+#define PANELS_2 3
+#define PANELS_3 2
 
 static inline float32x4_t load_n_f32(const float *p, ptrdiff_t n)
 {

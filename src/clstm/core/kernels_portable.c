@@ -6,8 +6,11 @@
 
 #define ISA portable
 #define TARGET
-#define MAX_ROWS 2
-#define MAX_ROW_PANELS 2
+#define PANEL_VECTORS 1
+#define MAX_ROWS 4
+#define PANELS_1 4
+#define PANELS_2 2
+#define PANELS_3 1
 #define VL 1
 
 static inline float exp2_bits_f32(float t)

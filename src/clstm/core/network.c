@@ -50,7 +50,7 @@ static idx round_up(idx n, idx to) { return (n + to - 1) / to * to; }
 /* Lays out one layer and direction whose input has I features. */
 static layer_weights take_weights(arena *m, const network *net, idx I, int training)
 {
-    const idx vl = net->k->vl, gates = net->H_blocks * PANEL_VECTORS * vl;
+    const idx vl = net->k->vl, gates = net->H_blocks * 4 * vl;
     layer_weights w = {0};
     w.bias = arena_take(m, net->size, gates, 1, 1);
     w.w_ih = arena_take(m, net->size, gates, I, 1);
@@ -104,19 +104,19 @@ int clstm_pack_size(const clstm_spec *spec, int training, size_t *bytes)
     return bytes ? pack_size(&net, training, bytes) : CLSTM_ERROR_NULL;
 }
 
-/* W (4H, K) to blocks of (K, 4, VL). */
-static void pack_gates(const network *net, const void *W, idx columns, void *dst)
+/* W (4H, K), transposed, to gemm panels of columns (blocks, 4, VL). */
+static void pack_gates(const network *net, const void *W, idx K, void *dst)
 {
-    const idx vl = net->k->vl, panel = PANEL_VECTORS * vl;
+    const idx vl = net->k->vl, panel = net->k->panel;
     for (idx block = 0; block < net->H_blocks; block++) {
         for (idx gate = 0; gate < 4; gate++) {
-            const idx left = net->H - block * vl;
-            const pack_args args = {.K = columns,
+            const idx left = net->H - block * vl, col = (block * 4 + gate) * vl;
+            const pack_args args = {.K = K,
                                     .n = left < vl ? left : vl,
-                                    .src = at(net, W, (gate * net->H + block * vl) * columns),
+                                    .src = at(net, W, (gate * net->H + block * vl) * K),
                                     .k_stride = 1,
-                                    .lane_stride = columns,
-                                    .dst = at(net, dst, block * columns * panel + gate * vl),
+                                    .lane_stride = K,
+                                    .dst = at(net, dst, col / panel * panel * K + col % panel),
                                     .dst_row = panel};
             net->k->pack(&args);
         }
@@ -128,15 +128,14 @@ static void pack_panels(const network *net, const void *W, idx N, void *dst)
 {
     const idx vl = net->k->vl, rows = 4 * net->H;
     for (idx col = 0; col < N; col += vl) {
-        const idx panel = col / (PANEL_VECTORS * vl) * (PANEL_VECTORS * vl), left = round_up(N - panel, vl);
-        const idx width = left < PANEL_VECTORS * vl ? left : PANEL_VECTORS * vl;
+        const idx panel = col / net->k->panel * net->k->panel, left = round_up(N - panel, vl);
         const pack_args args = {.K = rows,
                                 .n = N - col < vl ? N - col : vl,
                                 .src = at(net, W, col),
                                 .k_stride = N,
                                 .lane_stride = 1,
                                 .dst = at(net, dst, panel * rows + (col - panel)),
-                                .dst_row = width};
+                                .dst_row = left < net->k->panel ? left : net->k->panel};
         net->k->pack(&args);
     }
 }

@@ -43,8 +43,8 @@ static inline void *at(const network *net, const void *p, idx i) { return (char 
 /* The packed weights of one layer and direction. */
 typedef struct layer_weights {
     void *bias; /* (blocks, 4, VL): bias_ih + bias_hh */
-    void *w_ih; /* blocks of (I, 4, VL) */
-    void *w_hh; /* blocks of (H, 4, VL) */
+    void *w_ih; /* (I, blocks * 4 * VL) and (H, blocks * 4 * VL) in gemm panels */
+    void *w_hh;
     void *w_ih_panels; /* for training: (4H, I) and (4H, H) in gemm panels, for dx and dh */
     void *w_hh_panels;
 } layer_weights;

@@ -1,0 +1,350 @@
+"""Python threads, the GIL, processes and memory over many calls."""
+
+import gc
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from problems import Problem, assert_same_bytes, called, outputs
+
+import clstm
+
+
+def in_threads(count, work):
+    """Run work(0) .. work(count - 1), each in its own thread, all at once."""
+    barrier = threading.Barrier(count)
+
+    def run(i):
+        barrier.wait()
+        return work(i)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(run, range(count)))
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+def test_ten_threads_get_the_bytes_of_one(limit):
+    clstm.set_num_threads(limit)
+    problem = Problem(9, 33, 2, True, T=12, with_lengths=True)
+    lstm = problem.lstm()
+    batches = [problem._replace(B=B, T=T, seed=seed).batch() for seed, (B, T) in enumerate([(1, 30), (7, 12), (40, 5)])]
+    expected = [outputs(lstm, batch) for batch in batches]
+
+    def work(i):
+        for turn in range(12):
+            which = (i + turn) % len(batches)
+            assert_same_bytes(outputs(lstm, batches[which]), expected[which])
+
+    in_threads(10, work)
+
+
+def test_streams_in_ten_threads_get_the_bytes_of_one():
+    lstm = Problem(5, 17, 2).lstm()
+    x = np.random.default_rng(0).standard_normal((10, 60, 5)).astype(np.float32)
+    expected = [lstm(row)[0] for row in x]
+
+    def work(i):
+        for _ in range(5):
+            stream = lstm.stream()
+            assert_same_bytes(np.stack([stream.step(x_t) for x_t in x[i]]), expected[i])
+
+    in_threads(10, work)
+
+
+def test_networks_made_and_dropped_in_threads():
+    problem = Problem(5, 17, 2, T=9)
+    expected = outputs(problem.lstm(), problem.batch())
+
+    def work(i):
+        for _ in range(20):
+            assert_same_bytes(outputs(problem.lstm(), problem.batch()), expected)
+
+    in_threads(6, work)
+
+
+def test_the_number_of_threads_may_change_during_calls():
+    problem = Problem(17, 65, T=24, B=33)
+    lstm, batch = problem.lstm(), problem.batch()
+    expected = outputs(lstm, batch)
+    done = threading.Event()
+
+    def change():
+        while not done.is_set():
+            for n in (1, 4, 2, 7):
+                clstm.set_num_threads(n)
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    try:
+        for _ in range(30):
+            assert_same_bytes(outputs(lstm, batch), expected)
+    finally:
+        done.set()
+        changer.join()
+
+
+@pytest.mark.parametrize(
+    ("n", "error", "message"),
+    [
+        (0, ValueError, "n is 0, but at least 1 is expected"),
+        (-2, ValueError, "n is -2, but at least 1 is expected"),
+        (1025, ValueError, "n is 1025, but at most 1024 is expected"),
+        (2**40, ValueError, "n is 1099511627776, but at most 1024 is expected"),
+        (1.5, TypeError, "n is 1.5, but an integer is expected"),
+        (True, TypeError, "n is True, but an integer is expected"),
+    ],
+)
+def test_wrong_numbers_of_threads_are_refused(n, error, message):
+    before = clstm.get_num_threads()
+    with pytest.raises(error, match=message):
+        clstm.set_num_threads(n)
+    assert clstm.get_num_threads() == before
+
+
+def test_the_number_of_threads_is_what_was_set():
+    for n in (1, 3, 1024):
+        clstm.set_num_threads(n)
+        assert clstm.get_num_threads() == clstm.cpu_info()["num_threads"] == n
+
+
+def run_python(code, **environment):
+    """What a new Python process prints; it must end well."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(("text", "expected"), [("3", 3), ("1", 1)])
+def test_the_environment_sets_the_number_of_threads(text, expected):
+    assert int(run_python("import clstm; print(clstm.get_num_threads())", CLSTM_NUM_THREADS=text)) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind a process to a processor")
+def test_the_default_number_of_threads_is_that_of_processors_this_process_may_use():
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import clstm; print(clstm.get_num_threads())"
+    environment = {name: value for name, value in os.environ.items() if name != "CLSTM_NUM_THREADS"}
+    printed = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert int(printed.stdout) == 1
+
+
+# ---- the GIL ----
+
+
+def long_calls():
+    """Calls of some tenths of a second, each prepared so that it only computes."""
+    lstm = clstm.LSTM(256, 512, init="pytorch", seed=0)
+    x = np.zeros((40, 64, 256), np.float32)
+    y, _, tape = lstm.forward(x)
+    stream, steps, out = lstm.stream(2048), np.zeros((2048, 256), np.float32), np.empty((2048, 512), np.float32)
+    stream.step(steps, out=out)
+    return {
+        "call": lambda: lstm(x),
+        "forward": lambda: lstm.forward(x),
+        "backward": lambda: lstm.backward(tape, y),
+        "step": lambda: stream.step(steps, out=out),
+    }
+
+
+def releases_the_gil(call):
+    """Whether another thread gets to run between start and end of a call. The switch interval is so long that Python
+    itself never takes the GIL from a thread."""
+    started, finished, seen = threading.Event(), threading.Event(), []
+
+    def work():
+        started.set()
+        call()
+        finished.set()
+
+    def watch():
+        started.wait()
+        seen.append(not finished.is_set())
+
+    interval = sys.getswitchinterval()
+    threads = threading.Thread(target=watch), threading.Thread(target=work)
+    sys.setswitchinterval(1000)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    return seen == [True]
+
+
+def test_calls_release_the_gil():
+    for name, call in long_calls().items():
+        assert releases_the_gil(call), name
+
+
+@pytest.mark.skipif(not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="this Python runs without a GIL")
+def test_the_test_of_the_gil_sees_a_call_that_keeps_it():
+    numbers = list(np.random.default_rng(0).standard_normal(100_000))
+    assert not releases_the_gil(numbers.sort)
+
+
+# ---- processes ----
+
+
+def child_results(problem):
+    return outputs(problem.lstm(), problem.batch())
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_processes_of_every_kind_get_the_same_bytes(method):
+    problem = Problem(17, 65, T=24, B=33)
+    expected = child_results(problem)  # the pool of threads runs when the process forks
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        for found in pool.map(child_results, [problem] * 2):
+            assert_same_bytes(found, expected)
+    assert_same_bytes(child_results(problem), expected)
+
+
+def test_the_interpreter_exits_while_threads_compute():
+    code = """
+import threading, numpy as np, clstm
+lstm = clstm.LSTM(64, 128, seed=0)
+x = np.zeros((100, 32, 64), np.float32)
+def work():
+    while True:
+        lstm.backward(lstm.forward(x)[2], np.ones((100, 32, 128), np.float32))
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+lstm(x)
+print("done")
+"""
+    assert run_python(code, CLSTM_NUM_THREADS="2") == "done"
+
+
+# ---- memory ----
+
+
+def resident_bytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_many_small_calls_do_not_grow_memory():
+    lstm = clstm.LSTM(2, 3, 2, dropout=0.5, seed=0)
+    x, state = np.ones((2, 1, 2), np.float32), (np.ones((2, 1, 3), np.float32),) * 2
+    stream, step_out = lstm.stream(), np.empty(3, np.float32)
+
+    def round_of_calls(count):
+        for _ in range(count):
+            lstm(x, state, [2])
+            y, _, tape = lstm.forward(x)
+            lstm.backward(tape, y, state)
+            for _ in range(17):
+                stream.step(x[0, 0], out=step_out)
+
+    tracemalloc.start()
+    try:
+        round_of_calls(200)
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        round_of_calls(500)
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - before < 4000  # 8 bytes a round
+    finally:
+        tracemalloc.stop()
+    if os.path.exists("/proc/self/statm"):  # what malloc was asked for behind Python's back
+        before = resident_bytes()
+        round_of_calls(5000)  # 100,000 calls in all
+        assert resident_bytes() - before < 2**20
+
+
+def test_networks_tapes_and_streams_free_their_memory():
+    def make():
+        lstm = clstm.LSTM(100, 100, 2, init="pytorch")
+        _, _, tape = lstm.forward(np.zeros((20, 10, 100), np.float32))
+        stream = lstm.stream(50)
+        stream.step(np.zeros((50, 100), np.float32))
+        held = lstm.weight_ih_l0
+        return lstm, tape, stream, held
+
+    make()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(20):
+            make()
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - before < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_of_cycles_is_freed():
+    """A tape that refers to itself through other objects, so that the garbage collector takes it apart."""
+    code = """
+import gc, numpy as np, clstm
+class Holder: pass
+for _ in range(100):
+    holder = Holder()
+    holder.lstm = clstm.LSTM(5, 8)
+    holder.stream = holder.lstm.stream()
+    holder.tape = holder.lstm.forward(np.zeros((3, 2, 5)))[2]
+    holder.lstm.owner = holder
+    holder.itself = holder
+    del holder
+    gc.collect()
+print("done")
+"""
+    assert run_python(code) == "done"
+
+
+def test_a_held_view_and_a_calling_thread():
+    """A thread calls while another one holds a view of a weight and changes it between the calls."""
+    problem = Problem(5, 9, T=6, B=3)
+    lstm, x = problem.lstm(), problem.batch().x
+    view = lstm.weight_hh_l0
+    stream = lstm.stream(3)
+    with ThreadPoolExecutor(1) as pool:
+        for turn in range(5):
+            view[...] += 0.125
+            fresh = clstm.LSTM(**lstm.config())
+            fresh.load_state_dict(lstm.state_dict())
+            assert_same_bytes(pool.submit(lambda: lstm(x)[0]).result(), fresh(x)[0])
+            stream.reset()
+            assert_same_bytes(pool.submit(lambda: stream.step(x[0])).result(), fresh(x[:1])[0][0])
+            if turn == 2:
+                del view
+                view = lstm.parameters()["weight_hh_l0"]
+
+
+def test_weights_that_change_during_calls_break_nothing():
+    """Results are of some weights in between; afterwards they are those of the last ones."""
+    problem = Problem(9, 33, T=10, B=5)
+    lstm, batch = problem.lstm(), problem.batch()
+    weights = [lstm.state_dict(), {name: 2 * array for name, array in lstm.state_dict().items()}]
+    expected = called(lstm, batch)
+    done = threading.Event()
+
+    def change():
+        turn = 0
+        while not done.is_set():
+            turn += 1
+            lstm.load_state_dict(weights[turn % 2])
+            lstm.bias_ih_l0[...] += 1
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    try:
+        for _ in range(200):
+            y, _, tape = lstm.forward(batch.x)
+            lstm.backward(tape, y)
+            assert np.isfinite(lstm(batch.x)[0]).all()
+    finally:
+        done.set()
+        changer.join()
+    lstm.load_state_dict(weights[0])
+    assert_same_bytes(called(lstm, batch), expected)
