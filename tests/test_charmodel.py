@@ -1,5 +1,6 @@
 """Character models: vocabulary, loss, samples, files, and training that resumes to the same bytes."""
 
+import ctypes
 import dataclasses
 import math
 from collections import Counter
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import clstm
-from clstm import inspection
+from clstm import blas, inspection
 from clstm.charmodel import CharacterModel, Vocabulary, _choose, read_training
 from clstm.commands.ngrams import CONCENTRATION, ngram_bits
 from clstm.trainer import Settings, Trainer
@@ -171,7 +172,9 @@ def test_training_learns_a_text_that_repeats():
 def test_an_epoch_reads_each_piece_of_the_training_text_once(monkeypatch):
     trainer = Trainer(TEXT, SMALL)
     forward, chunks = trainer.model.network.forward, []
-    monkeypatch.setattr(trainer.model.network, "forward", lambda x, state: chunks.append((x, state)) or forward(x, state))
+    monkeypatch.setattr(
+        trainer.model.network, "forward", lambda x, state: chunks.append((x, state)) or forward(x, state)
+    )
     run(trainer, until=2 * trainer.steps_per_epoch)
     per_epoch = [chunks[: trainer.steps_per_epoch], chunks[trainer.steps_per_epoch :]]
     length = len(trainer.training_text) // 4
@@ -200,7 +203,9 @@ def test_a_checkpoint_is_a_model_file(tmp_path):
     trainer = run(Trainer(TEXT, SMALL), until=5)
     trainer.save_checkpoint(tmp_path / "checkpoint")
     model = CharacterModel.load(tmp_path / "checkpoint")
-    assert model.network(np.zeros((3, 1), int))[0].tobytes() == trainer.model.network(np.zeros((3, 1), int))[0].tobytes()
+    assert (
+        model.network(np.zeros((3, 1), int))[0].tobytes() == trainer.model.network(np.zeros((3, 1), int))[0].tobytes()
+    )
 
 
 @pytest.mark.parametrize(
@@ -241,6 +246,14 @@ def test_a_loss_that_is_not_finite_stops_the_training():
         trainer.step(0.1)
     after = trainer.model.network.state_dict()
     assert all(before[name].tobytes() == after[name].tobytes() for name in before)
+
+
+def test_the_threads_of_blas_can_be_limited():
+    if not blas.set_blas_threads(1):
+        pytest.skip("this BLAS has no threads that can be limited")
+    library = ctypes.CDLL(np.linalg._umath_linalg.__file__)
+    getters = [name.replace("set_num", "get_num") for name in blas._SETTERS]
+    assert 1 in [getattr(library, name)() for name in getters if hasattr(library, name)]
 
 
 # ---- what the demo shows beside it ----

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -17,7 +18,7 @@ from clstm.trainer import Trainer
 
 COMMANDS = ("demo", "train", "sample", "info")
 TEXT = "to be, or not to be: that is the question.\n" * 30
-SMALL = "--hidden 12 --embedding 6 --batch-size 4 --sequence-length 20 --epochs 3 --layers 2 --dropout 0.3".split()
+SMALL = shlex.split("--hidden 12 --embedding 6 --batch-size 4 --sequence-length 20 --epochs 3 --layers 2 --dropout 0.3")
 
 
 @pytest.fixture
@@ -233,7 +234,10 @@ def test_a_checkpoint_of_other_settings_is_refused(folder, monkeypatch, capsys):
         ("train empty.txt -o m", "the text has 0 characters"),
         ("train text.txt -o m --batch-size 500", "batch size 500 x (sequence length 64 + 1) needs 32,500"),
         ("train text.txt -o m --dropout 0.5", "--layers 2 or more"),
-        ("train text.txt -o nowhere/m --batch-size 4", "'nowhere/m.checkpoint': the file was not saved: No such file or directory"),
+        (
+            "train text.txt -o nowhere/m --batch-size 4",
+            "'nowhere/m.checkpoint': the file was not saved: No such file or directory",
+        ),
         ("train text.txt -o binary.txt --batch-size 4", "'binary.txt': there is a model already"),
         ("sample missing", "'missing': No such file or directory"),
         ("sample text.txt", "'text.txt' is not a valid safetensors file"),
@@ -271,13 +275,37 @@ def test_a_full_disk_is_one_line_and_nothing_stays(folder):
     assert os.listdir(folder) == ["text.txt"]
 
 
-def test_a_reader_that_has_enough_is_no_error(model):
+WAITING = """
+import sys
+from clstm import cli
+from clstm.charmodel import CharacterModel
+def sample(self, prompt, **_):
+    yield "x"
+    sys.stdin.read()  # until the reader, who has seen the first character, lets it go on
+    yield "y"
+CharacterModel.sample = sample
+cli.main(["sample", "model.safetensors"])
+"""
+
+
+def test_each_character_comes_at_once(model):
+    command = [sys.executable, "-c", WAITING]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        assert process.stdout.read(1) == b"x"
+        process.stdin.close()
+        assert process.stdout.read().split() == [b"y"]
+        watchdog.cancel()
+
+
+def test_a_reader_that_has_enough_is_told_nothing(model):
     command = [sys.executable, "-m", "clstm", "sample", model, "--length", "100000000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert len(process.stdout.read(20)) == 20  # they come before the sample is over
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(60) == 0
+        assert process.wait(60) == 141
 
 
 # ---- demo ----
@@ -348,4 +376,3 @@ def test_the_learning_rate_of_the_demo_follows_the_clock(monkeypatch):
     assert rates[-1] < 0.05 * max(rates)
     assert curves.characters[-1] == len(rates) * 10
     assert len(curves.held_out) > 1
-

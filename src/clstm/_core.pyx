@@ -258,7 +258,7 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
 
 
 def backward(Tape tape, dy, dhn, dcn, cnp.ndarray dx, dh0, dc0, list grads):
-    """Gradients of the forward pass that made the tape, into dx (T, B, I), dh0, dc0 and grads (one array a parameter)."""
+    """Gradients of the forward pass that made the tape, into dx (T, B, I), dh0, dc0 and grads (one a parameter)."""
     cdef Weights weights = tape.weights
     cdef clstm_gradients g
     cdef Block workspace, pointers = Block(len(grads) * sizeof(void *))
@@ -316,7 +316,9 @@ cdef class StreamState:
         """Whether array is (B, features), or (features) with B = 1, of the network's type, aligned and contiguous."""
         if not cnp.PyArray_Check(array):
             return False
-        if cnp.PyArray_TYPE(<cnp.ndarray> array) != self.type_number or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> array):
+        if cnp.PyArray_TYPE(<cnp.ndarray> array) != self.type_number:
+            return False
+        if not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> array):
             return False
         if cnp.PyArray_NDIM(<cnp.ndarray> array) == 2:
             return (cnp.PyArray_DIM(<cnp.ndarray> array, 0) == self.batch_size
@@ -366,8 +368,8 @@ cdef class StreamState:
         cdef cnp.ndarray h = self.h, h_next = self.h_next, c = self.c
         cdef void *x_data = cnp.PyArray_DATA(<cnp.ndarray> x)
         with nogil:
-            status = clstm_step(spec, pack.block.data, self.batch_size, x_data, cnp.PyArray_DATA(h), cnp.PyArray_DATA(c),
-                                cnp.PyArray_DATA(h_next), cnp.PyArray_DATA(c))
+            status = clstm_step(spec, pack.block.data, self.batch_size, x_data, cnp.PyArray_DATA(h),
+                                cnp.PyArray_DATA(c), cnp.PyArray_DATA(h_next), cnp.PyArray_DATA(c))
         check(status)
         self.h = h_next
         self.h_next = h

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -17,7 +17,7 @@ from .module import Module, Shape, matching_arrays
 from .stream import Stream
 
 State = tuple[np.ndarray, np.ndarray]
-Tape = _core.Tape
+Tape: TypeAlias = _core.Tape
 
 
 class _Layout(NamedTuple):
@@ -303,11 +303,11 @@ class LSTM(Module):
             if dy.shape[:2] != (tape.T, tape.B):
                 raise ValueError(f"dy has {_sizes(dy)}, but {tape.T} time steps and {tape.B} rows are expected")
             dy = _take(dy, layout.order)
-        dstate = self._states(("dh_n", "dc_n"), "dstate", dstate, tape.B, layout)
+        dh_n, dc_n = self._states(("dh_n", "dc_n"), "dstate", dstate, tape.B, layout)
         dx_out, dx = self._empty(tape.T, tape.B, self.input_size, layout.batched)
         dh_0, dc_0 = self._empty_states(tape.B)
         grads = {name: np.empty(shape, self.dtype) for name, shape in self.parameter_shapes(**self.config())}
-        _core.backward(tape, dy, *dstate, dx, dh_0, dc_0, list(grads.values()))
+        _core.backward(tape, dy, dh_n, dc_n, dx, dh_0, dc_0, list(grads.values()))
         if layout.order is not None:
             _restore(dx, layout.order)
         return dx_out, self._finished((dh_0, dc_0), layout), grads
@@ -351,14 +351,14 @@ class LSTM(Module):
             lengths, order = _as_lengths(lengths, T, B)
             layout = _Layout(layout.batched, order)
             x = _take(x, order)
-        initial = self._states(("h_0", "c_0"), "state", state, B, layout)
+        h_0, c_0 = self._states(("h_0", "c_0"), "state", state, B, layout)
         y_out, y = self._empty(T, B, (1 + self.bidirectional) * self.hidden_size, layout.batched)
         h_n, c_n = self._empty_states(B)
         seed = 0
         if training and self.dropout > 0:
             seed = (self.seed + self.dropout_counter) % 2**64
             self.dropout_counter += 1
-        tape = _core.forward(self._weights, x, y, *initial, h_n, c_n, lengths, training, seed, layout)
+        tape = _core.forward(self._weights, x, y, h_0, c_0, h_n, c_n, lengths, training, seed, layout)
         if layout.order is not None:
             _restore(y, layout.order)
         return y_out, self._finished((h_n, c_n), layout), tape
@@ -409,7 +409,7 @@ class LSTM(Module):
             if array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}, but {shape} is expected")
             array = _take(array.reshape(first, B, self.hidden_size), layout.order)
-            states.append(np.require(array, requirements="CA"))
+            states.append(np.require(array, requirements=["C", "A"]))
         return states
 
     def _empty_states(self, B: int) -> State:

@@ -64,7 +64,7 @@ class Stream(_core.StreamState):
     def convert_input(self, x: ArrayLike) -> np.ndarray:
         """x as `step` reads it; called for arrays that are not so already."""
         features = self._config["input_size"]
-        array = np.require(as_real_array("x", x, self._config["dtype"]), requirements="CA")
+        array = np.require(as_real_array("x", x, self._config["dtype"]), requirements=["C", "A"])
         if array.ndim and array.shape[-1] != features:
             raise ValueError(f"x has {array.shape[-1]} features, but input_size is {features}")
         if array.shape != (self.batch_size, features) and (array.ndim != 1 or self.batch_size != 1):

@@ -159,7 +159,7 @@ static void check_accuracy(int function, int dtype, int all) {
     s = (sweep){.function = function, .dtype = dtype};
     add_borders(&s);
     if (dtype == CLSTM_FLOAT32)
-        add_every_float(&s, all ? 1 : 8191);
+        add_every_float(&s, all ? 1 : 2047);
     else
         add_doubles(&s, all ? 40000000 : 50000);
     check_block(&s);

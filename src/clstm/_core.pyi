@@ -1,0 +1,68 @@
+from typing import Any, final
+
+import numpy as np
+
+@final
+class Parameter:
+    def __array__(self, dtype: Any = ..., copy: bool | None = ...) -> np.ndarray: ...
+
+@final
+class Weights:
+    parameters: list[Parameter]
+    def __init__(
+        self,
+        *,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        double_precision: bool,
+        bias: bool,
+        bidirectional: bool,
+        dropout: float,
+        shapes: list[tuple[int, ...]],
+    ) -> None: ...
+
+@final
+class Tape:
+    T: int
+    B: int
+    meta: Any
+    def is_of(self, weights: Weights) -> bool: ...
+
+class StreamState:
+    batch_size: int
+    def __init__(self, weights: Weights, batch_size: int) -> None: ...
+    def step(self, x: Any, out: np.ndarray | None = None) -> np.ndarray: ...
+    def get_state(self) -> tuple[np.ndarray, np.ndarray]: ...
+    def set_state(self, h: Any, c: Any) -> None: ...
+
+def forward(
+    weights: Weights,
+    x: np.ndarray,
+    y: np.ndarray,
+    h0: np.ndarray | None,
+    c0: np.ndarray | None,
+    hn: np.ndarray | None,
+    cn: np.ndarray | None,
+    lengths: np.ndarray | None,
+    training: bool,
+    seed: int,
+    meta: Any,
+) -> Tape | None: ...
+def backward(
+    tape: Tape,
+    dy: np.ndarray | None,
+    dhn: np.ndarray | None,
+    dcn: np.ndarray | None,
+    dx: np.ndarray,
+    dh0: np.ndarray,
+    dc0: np.ndarray,
+    grads: list[np.ndarray],
+) -> None: ...
+def isa() -> str: ...
+def isa_reason() -> str: ...
+def isas() -> list[str]: ...
+def set_isa(name: str) -> None: ...
+def set_num_threads(n: int) -> None: ...
+def get_num_threads() -> int: ...
+def apply(function: int, x: np.ndarray) -> np.ndarray: ...
