@@ -8,9 +8,10 @@
  *     read BYTES GB/s           each thread reads its own BYTES again and again
  *
  * for all THREADS together. The loops are inline assembly in which the compiler only chooses registers, so it can
- * neither fold nor drop the instructions: `roof.py --disassembly` shows a loop of nothing else. */
+ * neither fold nor drop the instructions: `cc -O2 -S roof.c` shows loops of nothing else. */
 #define _POSIX_C_SOURCE 200809L
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -113,11 +114,14 @@ typedef struct measurement {
     atomic_int joined, arrived;
 } measurement;
 
-/* Each trial starts when all threads have arrived at it. */
+/* Each trial starts when all threads have arrived at it. Yields only after a while, so that each keeps its processor.
+ */
 static void wait_for_all(measurement *m, int trial) {
+    long spins = 0;
     atomic_fetch_add(&m->arrived, 1);
     while (atomic_load(&m->arrived) < (trial + 1) * m->threads)
-        ;
+        if (++spins % 65536 == 0)
+            sched_yield();
 }
 
 static void *run_trials(void *argument) {
@@ -170,9 +174,10 @@ static double fastest_trial(measurement *m) {
 /* Operations or bytes per nanosecond of all threads together. */
 static double rate(loop *loop, size_t bytes, int threads, double seconds) {
     const double trial_seconds = 1e-3;
-    measurement m = {.loop = loop, .bytes = bytes, .threads = threads, .trials = 3};
+    measurement m = {.loop = loop, .bytes = bytes, .threads = 1, .trials = 3};
     m.rounds = 1 + 65536 / (bytes + 64);
     m.rounds = 1 + (long)(m.rounds * trial_seconds / fastest_trial(&m));
+    m.threads = threads;
     m.trials = 1 + (int)(seconds / trial_seconds);
     double fastest = fastest_trial(&m);
     return 1e-9 * m.threads * m.work / fastest;

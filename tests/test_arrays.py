@@ -298,7 +298,9 @@ def test_calls_that_fit_no_memory_are_refused_and_the_next_works():
     assert_same_bytes(lstm(np.ones((3, 1)))[0], expected)
 
 
-@pytest.mark.parametrize("name", ["input_size", "hidden_size", "num_layers", "bidirectional", "bias", "dtype", "dropout"])
+@pytest.mark.parametrize(
+    "name", ["input_size", "hidden_size", "num_layers", "bidirectional", "bias", "dtype", "dropout"]
+)
 def test_what_the_network_is_built_of_cannot_change_afterwards(name):
     lstm = clstm.LSTM(2, 3)
     with pytest.raises(AttributeError, match=name):
@@ -350,7 +352,9 @@ def test_denormal_numbers_count_as_zero(dtype):
     lstm, batch = problem.lstm(), problem.batch()
     denormal = np.finfo(dtype).smallest_normal / 4
     assert denormal > 0
-    tiny = batch._replace(x=np.full_like(batch.x, denormal), state=tuple(np.full_like(a, denormal) for a in batch.state))
+    tiny = batch._replace(
+        x=np.full_like(batch.x, denormal), state=tuple(np.full_like(a, denormal) for a in batch.state)
+    )
     zero = batch._replace(x=np.zeros_like(batch.x), state=None)
     assert_same_bytes(called(lstm, tiny), called(lstm, zero))
     silent = clstm.LSTM(5, 9, 2, bias=False, dtype=dtype, seed=0)

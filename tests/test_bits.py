@@ -238,9 +238,9 @@ def digest(results):
     return sha.hexdigest()
 
 
-DIGESTED = [
-    Problem(17, 33, 2, True, dtype=dtype, T=9, B=7, with_lengths=True) for dtype in ("float32", "float64")
-] + [Problem(65, 129, T=20, B=33)]
+DIGESTED = [Problem(17, 33, 2, True, dtype=dtype, T=9, B=7, with_lengths=True) for dtype in ("float32", "float64")] + [
+    Problem(65, 129, T=20, B=33)
+]
 
 
 @pytest.mark.parametrize("isa", ISAS)

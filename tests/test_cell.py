@@ -7,7 +7,7 @@ from problems import Problem, assert_same_bytes, outputs, problems
 
 import clstm
 
-one_layer = dict(layers=(1,), bidirectional=False, with_lengths=False)
+one_layer = {"layers": (1,), "bidirectional": False, "with_lengths": False}
 
 
 def cell_of(lstm):
@@ -42,7 +42,7 @@ def test_backward_through_cells_is_backpropagation_through_time(problem):
         state, tape = cell.forward(x_t, state)
         tapes.append(tape)
     dh, dc = (array[0] for array in batch.dstate)
-    dx, total = np.empty_like(batch.x), {name: 0 for name in cell.parameters()}
+    dx, total = np.empty_like(batch.x), dict.fromkeys(cell.parameters(), 0)
     for t in reversed(range(problem.T)):
         dx[t], (dh, dc), grads = cell.backward(tapes[t], batch.dy[t] + dh, dc)
         total = {name: total[name] + grads[name] for name in total}

@@ -212,7 +212,7 @@ def test_a_checkpoint_is_a_model_file(tmp_path):
     ("text", "changes", "message"),
     [
         (TEXT, {"hidden": 13}, "hidden 12 there, 13 here"),
-        (TEXT, {"lr": 0.5, "seed": 9}, "lr 0.005 there, 0.5 here; seed 0 there, 9 here"),
+        (TEXT, {"lr": 0.5, "seed": 9}, "lr 0.006 there, 0.5 here; seed 0 there, 9 here"),
         (TEXT.replace("that", "what"), {}, "another text"),
     ],
 )

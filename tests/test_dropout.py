@@ -52,7 +52,9 @@ def test_outputs_between_layers_are_zeroed_with_probability_p_and_scaled_by_the_
 def test_every_step_row_and_unit_has_its_own_chance():
     kept, _ = masks_of(revealing(hidden_size=32), np.repeat(X, 4, axis=0))
     for axis in range(3):
-        neighbours = np.mean(np.take(kept, range(1, kept.shape[axis]), axis) == np.take(kept, range(kept.shape[axis] - 1), axis))
+        neighbours = np.mean(
+            np.take(kept, range(1, kept.shape[axis]), axis) == np.take(kept, range(kept.shape[axis] - 1), axis)
+        )
         assert abs(neighbours - 0.5) < 0.02  # 5 standard deviations of 51,200 coins are 0.011
         rates = kept.mean(axis=tuple(other for other in range(3) if other != axis))
         assert rates.min() > 0.3 and rates.max() < 0.7

@@ -126,7 +126,9 @@ def test_batch_first_only_swaps_x_and_y(bidirectional):
     y, state = problem.lstm()(batch.x, batch.state, batch.lengths)
     swapped_y, same_state = batch_major(batch.x.swapaxes(0, 1), batch.state, batch.lengths)
     assert_same_bytes(named(swapped_y, same_state), named(y.swapaxes(0, 1), state))
-    assert_same_bytes(batch_major(np.ascontiguousarray(batch.x.swapaxes(0, 1)), batch.state, batch.lengths)[0], swapped_y)
+    assert_same_bytes(
+        batch_major(np.ascontiguousarray(batch.x.swapaxes(0, 1)), batch.state, batch.lengths)[0], swapped_y
+    )
     assert swapped_y.flags.c_contiguous
 
 

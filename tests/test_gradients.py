@@ -88,7 +88,7 @@ def assert_close(found, expected, tolerance, label):
     assert np.linalg.norm(found - expected) <= tolerance * norm + 1e-12 * (norm == 0), label
 
 
-small = dict(sizes=(1, 2, 3, 5), layers=(1, 2), batches=(1, 2, 3), steps=(1, 2, 4), dtype="float64")
+small = {"sizes": (1, 2, 3, 5), "layers": (1, 2), "batches": (1, 2, 3), "steps": (1, 2, 4), "dtype": "float64"}
 
 
 @settings(max_examples=40)
@@ -103,7 +103,9 @@ def test_every_element_agrees_with_central_differences(problem, given):
 
 
 @settings(max_examples=60)
-@given(problems(sizes=(1, 2, 5, 9, 17), batches=(1, 2, 5, 8), steps=(1, 2, 7, 12), dtype="float64"), st.sampled_from(GIVEN))
+@given(
+    problems(sizes=(1, 2, 5, 9, 17), batches=(1, 2, 5, 8), steps=(1, 2, 7, 12), dtype="float64"), st.sampled_from(GIVEN)
+)
 def test_directional_derivatives_agree_with_central_differences(problem, given):
     loss = Loss(problem, given)
     rng = np.random.default_rng(problem.seed)
@@ -350,8 +352,8 @@ def test_gradients_of_rows_without_steps_pass_through():
     lstm = problem.lstm()
     batch: Batch = problem.batch()._replace(lengths=np.array([0, 5, 0]))
     found = outputs(lstm, batch)
-    for name, given in zip(("dh_0", "dc_0"), batch.dstate, strict=True):
-        assert_same_bytes(found[name][:, [0, 2]], given[:, [0, 2]])
+    for name, array in zip(("dh_0", "dc_0"), batch.dstate, strict=True):
+        assert_same_bytes(found[name][:, [0, 2]], array[:, [0, 2]])
     assert not found["dx"][:, [0, 2]].any()
     alone = outputs(lstm, batch.rows([1]))
     for name in lstm.parameters():

@@ -78,8 +78,8 @@ def test_embedded_reber_grammar():
 
 
 def adding_problem(rng, T, count):
-    """x (1.1 T, B, 2) of values in [-1, 1] and markers; lengths T to 1.1 T; targets 0.5 + (X1 + X2) / 4, where X1 and X2
-    are the two values whose marker is 1, one of them among the first ten and the other in the first half. First and
+    """x (1.1 T, B, 2) of values in [-1, 1] and markers; lengths T to 1.1 T; targets 0.5 + (X1 + X2) / 4, where X1 and
+    X2 are the two values whose marker is 1, one of them among the first ten and the other in the first half. First and
     last markers are -1; in the rare case that the first value is marked, it is 0."""
     rows = np.arange(count)
     lengths = rng.integers(T, T + T // 10 + 1, count)
@@ -133,7 +133,7 @@ def test_counting_ones_in_five_random_bits(seed):
         clstm.Linear(1, 32, seed=seed), clstm.LSTM(32, 32, 2, seed=seed), clstm.Linear(32, 1, seed=seed)
     )
     optimizer, running_loss = clstm.Adam(model, lr=0.01), 1.0
-    for step in range(1500):
+    for _ in range(1500):
         bits = rng.integers(0, 2, (5, 16, 1))
         y, _, tape = model.forward(bits)
         loss, dlast = clstm.mse_loss(y[-1], bits.sum(axis=0))
@@ -144,7 +144,7 @@ def test_counting_ones_in_five_random_bits(seed):
         running_loss = 0.99 * running_loss + 0.01 * loss
         if running_loss < 0.01:
             return
-    pytest.fail(f"running loss {running_loss} after {step + 1} steps")
+    pytest.fail(f"the running loss is {running_loss} after 1500 steps")
 
 
 def test_truncated_backpropagation_learns_with_carried_state():

@@ -10,7 +10,7 @@ import clstm
 
 STATES = {"float32": 2e-6, "float64": 1e-13}  # absolute; of gradients, relative to their size
 
-sizes = dict(sizes=(1, 3, 7, 13, 17, 33, 65), batches=(1, 2, 5, 17), steps=(1, 2, 8, 21))
+sizes = {"sizes": (1, 3, 7, 13, 17, 33, 65), "batches": (1, 2, 5, 17), "steps": (1, 2, 8, 21)}
 
 
 def assert_close(found, expected, tolerance):

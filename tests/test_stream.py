@@ -168,9 +168,17 @@ def test_the_state_is_a_copy_both_ways():
 @pytest.mark.parametrize(
     ("state", "error", "message"),
     [
-        ((np.zeros((1, 2, 4)), np.zeros((2, 2, 4))), ValueError, r"h has shape \(1, 2, 4\), but \(2, 2, 4\) is expected"),
+        (
+            (np.zeros((1, 2, 4)), np.zeros((2, 2, 4))),
+            ValueError,
+            r"h has shape \(1, 2, 4\), but \(2, 2, 4\) is expected",
+        ),
         ((np.zeros((2, 2, 4)), np.zeros((2, 4))), ValueError, r"c has shape \(2, 4\), but \(2, 2, 4\) is expected"),
-        ((np.zeros((2, 2, 4)), np.zeros((2, 2, 4), complex)), TypeError, "c has dtype complex128, but real numbers are"),
+        (
+            (np.zeros((2, 2, 4)), np.zeros((2, 2, 4), complex)),
+            TypeError,
+            "c has dtype complex128, but real numbers are",
+        ),
         ((np.zeros((2, 2, 4)),), TypeError, r"state is a tuple, but a pair \(h, c\) is expected"),
         (np.zeros((2, 2, 2, 4)), TypeError, r"state is a ndarray, but a pair \(h, c\) is expected"),
         (None, TypeError, r"state is a NoneType, but a pair \(h, c\) is expected"),

@@ -114,25 +114,27 @@ def test_the_number_of_threads_is_what_was_set():
 
 
 def run_python(code, **environment):
-    """What a new Python process prints; it must end well."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=60
-    )
+    """What a new Python process prints; it must end well. A variable that is None is unset."""
+    environment = {name: text for name, text in (os.environ | environment).items() if text is not None}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize(("text", "expected"), [("3", 3), ("1", 1)])
-def test_the_environment_sets_the_number_of_threads(text, expected):
-    assert int(run_python("import clstm; print(clstm.get_num_threads())", CLSTM_NUM_THREADS=text)) == expected
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_environment_sets_the_number_of_threads(n):
+    assert run_python("import clstm; print(clstm.get_num_threads())", CLSTM_NUM_THREADS=str(n)) == str(n)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind a process to a processor")
 def test_the_default_number_of_threads_is_that_of_processors_this_process_may_use():
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import clstm; print(clstm.get_num_threads())"
-    environment = {name: value for name, value in os.environ.items() if name != "CLSTM_NUM_THREADS"}
-    printed = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
-    assert int(printed.stdout) == 1
+    code = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import clstm
+print(clstm.get_num_threads())
+"""
+    assert run_python(code, CLSTM_NUM_THREADS=None) == "1"
 
 
 # ---- the GIL ----
@@ -153,7 +155,7 @@ def long_calls():
     }
 
 
-def releases_the_gil(call):
+def another_thread_runs_during(call):
     """Whether another thread gets to run between start and end of a call. The switch interval is so long that Python
     itself never takes the GIL from a thread."""
     started, finished, seen = threading.Event(), threading.Event(), []
@@ -182,13 +184,15 @@ def releases_the_gil(call):
 
 def test_calls_release_the_gil():
     for name, call in long_calls().items():
-        assert releases_the_gil(call), name
+        assert any(another_thread_runs_during(call) for _ in range(10)), (
+            name
+        )  # one may come too late, on a busy machine
 
 
 @pytest.mark.skipif(not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="this Python runs without a GIL")
 def test_the_test_of_the_gil_sees_a_call_that_keeps_it():
     numbers = list(np.random.default_rng(0).standard_normal(100_000))
-    assert not releases_the_gil(numbers.sort)
+    assert not another_thread_runs_during(numbers.sort)
 
 
 # ---- processes ----

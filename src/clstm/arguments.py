@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 
-def as_size(name: str, value: Any) -> int:
-    """Return `value` as an int of at least 1."""
+def as_size(name: str, value: Any, most: int = 2**40) -> int:
+    """Return `value` as an int of 1 to `most`."""
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} is {value!r}, but an integer is expected")
     try:
@@ -19,6 +19,8 @@ def as_size(name: str, value: Any) -> int:
         raise TypeError(f"{name} is {value!r}, but an integer is expected") from None
     if size < 1:
         raise ValueError(f"{name} is {size}, but at least 1 is expected")
+    if size > most:
+        raise ValueError(f"{name} is {size}, but at most {most} is expected")
     return size
 
 
@@ -45,7 +47,12 @@ def as_real_array(name: str, value: ArrayLike, dtype: DTypeLike | None = None) -
 
     Without `dtype`, float32 and float64 stay, float16 becomes float32 and every other real type float64.
     """
-    array = np.asarray(value)
+    if np.ma.is_masked(value):
+        raise TypeError(f"{name} is an array with masked values, but real numbers are expected")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is no array: {error}") from error
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} has dtype {array.dtype}, but real numbers are expected")
     if dtype is None:

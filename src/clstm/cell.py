@@ -127,8 +127,11 @@ class LSTMCell(Module):
         grads : dict of str to ndarray
             Gradients with respect to the parameters.
         """
-        dstate = tuple(None if array is None else np.asarray(array)[None] for array in (dh, dc))
-        dx, (dh_0, dc_0), grads = self._lstm.backward(tape, dstate=dstate)  # type: ignore[arg-type]
+        if not isinstance(tape, Tape):
+            raise ValueError(f"tape is {tape!r}, but one that this cell's forward returned is expected")
+        rows = (tape.B,) if tape.meta.batched else ()
+        dstate = self._state(("dh", "dc"), (dh, dc), rows)
+        dx, (dh_0, dc_0), grads = self._lstm.backward(tape, dstate=dstate)
         return dx[0], (dh_0[0], dc_0[0]), _cell_names(grads)
 
     def _sequence(self, x: ArrayLike, state: tuple[ArrayLike, ArrayLike] | None) -> tuple[Any, Any]:
@@ -138,11 +141,22 @@ class LSTMCell(Module):
             raise ValueError(
                 f"x has shape {x.shape}, but (batch, {self.input_size}) or ({self.input_size},) is expected"
             )
-        if state is not None:
-            if not isinstance(state, (tuple, list)) or len(state) != 2:
-                raise TypeError(f"state is a {type(state).__name__}, but a pair (h, c) is expected")
-            state = tuple(None if array is None else np.asarray(array)[None] for array in state)  # type: ignore
-        return x[None], state
+        if state is None:
+            return x[None], None
+        if not isinstance(state, (tuple, list)) or len(state) != 2:
+            raise TypeError(f"state is a {type(state).__name__}, but a pair (h, c) is expected")
+        return x[None], self._state(("h", "c"), state, x.shape[:-1])
+
+    def _state(self, names: tuple[str, str], pair: Any, rows: tuple[int, ...]) -> tuple[Any, Any]:
+        """A pair of (batch, hidden_size) arrays as those of a layer; None stays."""
+        states: list[Any] = [None, None]
+        for i, (name, value) in enumerate(zip(names, pair, strict=True)):
+            if value is not None:
+                array = as_real_array(name, value, self.dtype)
+                if array.shape != (*rows, self.hidden_size):
+                    raise ValueError(f"{name} has shape {array.shape}, but {(*rows, self.hidden_size)} is expected")
+                states[i] = array[None]
+        return states[0], states[1]
 
 
 def _cell_names(arrays: dict[str, Any]) -> dict[str, Any]:

@@ -96,7 +96,7 @@ ends with the same MODEL, byte for byte.""",
     training = train.add_argument_group("training")
     training.add_argument("--epochs", type=_count, default=10, help="passes through the text (default: %(default)s)")
     training.add_argument(
-        "--batch-size", type=_count, default=32, help="pieces of the text read side by side (default: %(default)s)"
+        "--batch-size", type=_count, default=16, help="pieces of the text read side by side (default: %(default)s)"
     )
     training.add_argument(
         "--sequence-length",
@@ -104,7 +104,7 @@ ends with the same MODEL, byte for byte.""",
         default=64,
         help="characters per step, which the gradient reaches back (default: %(default)s)",
     )
-    training.add_argument("--lr", type=_positive, default=5e-3, help="highest learning rate (default: %(default)g)")
+    training.add_argument("--lr", type=_positive, default=6e-3, help="highest learning rate (default: %(default)g)")
     training.add_argument(
         "--weight-decay", type=_positive_or_zero, default=0.01, help="of AdamW (default: %(default)g)"
     )

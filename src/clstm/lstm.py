@@ -20,6 +20,10 @@ State = tuple[np.ndarray, np.ndarray]
 Tape: TypeAlias = _core.Tape
 
 
+# What the parameters and the C library's network depend on.
+_FIXED = frozenset({"input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout", "dtype"})
+
+
 class _Layout(NamedTuple):
     """How the arrays of a call are laid out for its caller."""
 
@@ -112,13 +116,13 @@ class LSTM(Module):
     ) -> None:
         self.input_size = as_size("input_size", input_size)
         self.hidden_size = as_size("hidden_size", hidden_size)
-        self.num_layers = as_size("num_layers", num_layers)
+        self.num_layers = as_size("num_layers", num_layers, most=2**20)
         self.bias = as_flag("bias", bias)
         self.batch_first = as_flag("batch_first", batch_first)
         self.dropout = _as_probability("dropout", dropout)
         self.bidirectional = as_flag("bidirectional", bidirectional)
         self.dtype = as_float_dtype(dtype)
-        if init not in INITIALIZERS:
+        if not isinstance(init, str) or init not in INITIALIZERS:
             raise ValueError(f"init is {init!r}, but one of {', '.join(map(repr, INITIALIZERS))} is expected")
         self.seed = secrets.randbits(63) if seed is None else _as_seed(seed)
         self.dropout_counter = 0
@@ -126,6 +130,15 @@ class LSTM(Module):
         INITIALIZERS[init](self.parameters(), self.hidden_size, np.random.default_rng(self.seed))
 
     def _allocate(self) -> None:
+        """Make zero parameters. From here on the configuration is fixed."""
+        D, H = 1 + self.bidirectional, self.hidden_size
+        columns = self.input_size + H + 2 * self.bias + (self.num_layers - 1) * (D * H + H + 2 * self.bias)
+        size = 4 * H * D * columns * self.dtype.itemsize
+        if size > 2**47:
+            raise MemoryError(
+                f"input_size {self.input_size}, hidden_size {H} and num_layers {self.num_layers} make {size} bytes of "
+                "parameters"
+            )
         shapes = dict(self.parameter_shapes(**self.config()))
         self._weights = _core.Weights(
             input_size=self.input_size,
@@ -186,6 +199,8 @@ class LSTM(Module):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED and "_weights" in self.__dict__:
+            raise AttributeError(f"{name} is fixed when the {type(self).__name__} is made")
         parameters = self.__dict__.get("_parameters", {})
         if name in parameters:
             own = {name: np.asarray(parameters[name])}

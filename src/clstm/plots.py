@@ -41,7 +41,8 @@ def draw_losses(
     axes.plot(np.array(list(held_out)) / 1e6, list(held_out.values()), "o-", color=COLORS[1], label="held out")
     for name, bits in baselines.items():
         axes.axhline(bits, color=MUTED, lw=0.8, ls=":")
-        axes.text(0.99, bits, name, transform=axes.get_yaxis_transform(), ha="right", va="bottom", color=MUTED)
+        label = name.replace(" ", "\n", 1)
+        axes.text(1.01, bits, label, transform=axes.get_yaxis_transform(), va="center", color=MUTED)
     axes.set(xlabel="characters learned from (millions)", ylabel="loss (bits per character)", xlim=(0, None))
     axes.set_title("Learning to predict the next character")
     axes.legend(frameon=False)
@@ -62,6 +63,8 @@ def draw_gates(path: FilePath, sentence: str, gates: Gates, units: int = 24) -> 
     units : int, default 24
         How many units to show, evenly spread over the order by their mean forget gate.
     """
+    from matplotlib.colors import SymLogNorm
+
     order = np.argsort(-gates.f.mean(axis=0))
     chosen = order[np.linspace(0, len(order) - 1, min(units, len(order))).round().astype(int)]
     figure, panels = _figure(max(7.0, 0.15 * len(sentence)), 8.4, 4)
@@ -69,14 +72,14 @@ def draw_gates(path: FilePath, sentence: str, gates: Gates, units: int = 24) -> 
         "i": "input gate: how much of the new value enters the cell",
         "f": "forget gate: how much of the old cell stays",
         "o": "output gate: how much of the cell shows",
-        "c": "cell: what is remembered",
+        "c": "cell: what is remembered (logarithmic colours beyond 1)",
     }
+    largest = float(np.abs(gates.c).max())
+    of_gates = {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0}
+    of_cells = {"cmap": "RdBu_r", "norm": SymLogNorm(1.0, vmin=-largest, vmax=largest)}
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
         values = getattr(gates, name)[:, chosen].T
-        limit = float(np.quantile(np.abs(gates.c), 0.99))
-        scale: dict[str, Any] = {"cmap": "viridis", "vmin": 0, "vmax": 1}
-        if name == "c":
-            scale = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+        scale: dict[str, Any] = of_cells if name == "c" else of_gates
         image = axes.imshow(values, aspect="auto", interpolation="nearest", **scale)
         axes.set_title(title, loc="left")
         axes.set(yticks=[0, len(chosen) - 1], yticklabels=["long", "short"], ylabel="units,\nby memory")

@@ -35,10 +35,7 @@ def set_num_threads(n: int) -> None:
     1
     >>> clstm.set_num_threads(before)
     """
-    n = as_size("n", n)
-    if n > 1024:
-        raise ValueError(f"n is {n}, but at most 1024 is expected")
-    _core.set_num_threads(n)
+    _core.set_num_threads(as_size("n", n, most=1024))
 
 
 def get_num_threads() -> int:

@@ -28,9 +28,9 @@ class Settings:
     embedding: int = 64
     dropout: float = 0.0  # between layers
     epochs: int = 10
-    batch_size: int = 32  # pieces of the text that are read side by side
+    batch_size: int = 16  # pieces of the text that are read side by side
     sequence_length: int = 64  # characters that the gradient reaches back
-    lr: float = 5e-3  # the highest; see `Trainer.learning_rate`
+    lr: float = 6e-3  # the highest; see `Trainer.learning_rate`
     weight_decay: float = 0.01
     clip: float = 1.0  # bound on the gradient's norm
     held_out: float = 0.1  # share of the text, at its end

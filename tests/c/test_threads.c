@@ -17,10 +17,22 @@
 
 enum { MAX_PARTS = 1000 };
 
-/* Waits for another thread. A test that waits in vain is ended by alarm() in main. */
+/* Threads wait for counters of each other, asleep. One that waits in vain is ended by alarm() in main. */
+static pthread_mutex_t counters = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t advanced = PTHREAD_COND_INITIALIZER;
+
+static void advance(atomic_int *counter) {
+    pthread_mutex_lock(&counters);
+    atomic_fetch_add(counter, 1);
+    pthread_cond_broadcast(&advanced);
+    pthread_mutex_unlock(&counters);
+}
+
 static void wait_until(atomic_int *counter, int value) {
+    pthread_mutex_lock(&counters);
     while (atomic_load(counter) < value)
-        usleep(1000);
+        pthread_cond_wait(&advanced, &counters);
+    pthread_mutex_unlock(&counters);
 }
 
 /* Runs `check` in a child process and expects it to end well. */
@@ -28,6 +40,8 @@ static void in_child(void (*check)(void)) {
     pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) {
+        counters = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+        advanced = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
         alarm(60);
         check();
         _Exit(0);
@@ -208,7 +222,7 @@ static void measured_part(void *context, int part) {
     int inside = 1 + atomic_fetch_add(&g->inside, 1), most = atomic_load(&g->most);
     while (inside > most && !atomic_compare_exchange_weak(&g->most, &most, inside))
         ;
-    atomic_fetch_add(&g->arrived, 1);
+    advance(&g->arrived);
     wait_until(&g->arrived, g->wanted);
     sched_yield();
     atomic_fetch_sub(&g->inside, 1);
@@ -231,7 +245,7 @@ static atomic_int staying, may_leave;
 
 static void staying_part(void *unused, int part) {
     (void)unused, (void)part;
-    atomic_fetch_add(&staying, 1);
+    advance(&staying);
     wait_until(&may_leave, 1);
 }
 
@@ -260,7 +274,7 @@ static void callers_beyond_the_limit_run_alone(void) {
     start_staying_callers(threads);
     clstm_parallel(MAX_PARTS, own_part, &self);
     clstm_parallel(2, idle_part, &self); /* while one part is left */
-    atomic_store(&may_leave, 1);
+    advance(&may_leave);
     join(threads, LIMIT);
 }
 
@@ -274,7 +288,7 @@ static struct {
 
 static void other_part(void *unused, int part) {
     (void)unused, (void)part;
-    atomic_store(&scene.other_inside, 1);
+    advance(&scene.other_inside);
     wait_until(&scene.other_may_leave, 1);
 }
 
@@ -288,9 +302,9 @@ static void *other_caller(void *unused) {
 static void long_part(void *unused, int part) {
     (void)unused, (void)part;
     if (!pthread_equal(pthread_self(), scene.owner)) {
-        atomic_store(&scene.helped, 1);
+        advance(&scene.helped);
         if (atomic_load(&scene.other_may_leave))
-            atomic_store(&scene.helped_again, 1);
+            advance(&scene.helped_again);
         else if (atomic_load(&scene.other_inside))
             atomic_fetch_add(&scene.claimed_beside, 1);
         wait_until(&scene.other_inside, 1);
@@ -301,7 +315,7 @@ static void long_part(void *unused, int part) {
     sched_yield();
     if (own == 500) {
         check_that_nobody_spins(); /* not even the worker that had to leave */
-        atomic_store(&scene.other_may_leave, 1);
+        advance(&scene.other_may_leave);
         wait_until(&scene.helped_again, 1);
     }
 }
@@ -369,7 +383,7 @@ static void fork_while_busy(void) {
     for (int i = 0; i < 10; i++)
         in_child(use_the_pool);
     join(threads, CALLERS);
-    atomic_store(&may_leave, 1);
+    advance(&may_leave);
     join(stay, LIMIT);
 }
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "dispatch.h"
+#include "fpmode.h"
 
 /* ---- spec ---- */
 
@@ -177,6 +178,7 @@ int clstm_pack(const clstm_spec *spec, int training, const void *const *params, 
     header->isa = clstm_isa_index(isa->name);
     header->training = training != 0;
     header->spec = *spec;
+    const fpmode caller = fpmode_enter();
     for (idx layer = 0; layer < net.L; layer++) {
         const idx I = network_layer_input(&net, layer);
         for (idx direction = 0; direction < net.D; direction++, params += per_direction) {
@@ -190,6 +192,7 @@ int clstm_pack(const clstm_spec *spec, int training, const void *const *params, 
             }
         }
     }
+    fpmode_leave(caller);
     return CLSTM_OK;
 }
 
