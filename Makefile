@@ -50,8 +50,9 @@ format: ## Rewrite Python and C sources in the project's style
 	ruff format .
 	clang-format -i $$(git ls-files '*.c' '*.h' '*.inc')
 
-bench: ## Speed beside PyTorch and ONNX Runtime (docs/benchmarks.md)
-	$(PYTHON) benchmarks/run.py
+bench: ## Speed beside other libraries: writes docs/benchmarks.md, in about ten minutes
+	$(PYTHON) benchmarks/compare.py --threads 1 2 --json build/benchmarks.json --markdown docs/benchmarks.md \
+	    --plot docs/images/roof.png
 
 roof: ## Measure the machine: peak multiply-adds and memory bandwidth
 	$(PYTHON) benchmarks/roof.py

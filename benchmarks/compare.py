@@ -1,7 +1,7 @@
 """clstm beside other LSTM libraries, and beside what the machine can do.
 
     python benchmarks/compare.py --quick
-    python benchmarks/compare.py --threads 1 2 --markdown docs/benchmarks.md
+    python benchmarks/compare.py --threads 1 2 --json build/benchmarks.json --markdown docs/benchmarks.md
 
 Compares with whichever of PyTorch, ONNX Runtime and OpenVINO are installed.
 """
@@ -9,18 +9,18 @@ Compares with whichever of PyTorch, ONNX Runtime and OpenVINO are installed.
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import itertools
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from timeit import Timer
 from typing import Any
 
-import numpy as np
-
-import clstm
 import machine
+import numpy as np
 import peers
 import report
 import roof
@@ -28,8 +28,10 @@ import scaling
 import shapes
 import steps
 import values
-from clstm import _core
 from timing import interleaved
+
+import clstm
+from clstm import _core
 
 PASSES = ("forward", "training")
 DTYPES = ("float32", "float64")
@@ -40,10 +42,7 @@ SETTLE = 0.02  # seconds: with more than one thread, other libraries' threads sp
 def main() -> None:
     """Measure what the options say; print, and write what was asked for."""
     options = _options()
-    if options.results:
-        results = json.loads(options.results.read_text())
-    else:
-        results = _measure(options)
+    results = json.loads(options.results.read_text()) if options.results else _measure(options)
     _write(results, options)
 
 
@@ -63,6 +62,8 @@ def _options() -> argparse.Namespace:
     add("--markdown", type=Path, metavar="FILE", help="write the results as a page")
     add("--plot", type=Path, metavar="FILE", help="draw the share of the roof by shape (needs matplotlib)")
     options = parser.parse_args()
+    if options.plot and not importlib.util.find_spec("matplotlib"):
+        parser.error("--plot needs matplotlib")
     if options.quick:
         options.time_per_shape = 0.1
         options.only = options.only or QUICK_SHAPES
@@ -108,35 +109,40 @@ def _compare(
 ) -> Iterator[tuple[shapes.Shape, dict[str, Any]]]:
     """The results, shape by shape."""
     isa = clstm.cpu_info()["isa"]
-    cost = {dtype: _cell_seconds(dtype) for dtype in options.dtype}
-    for dtype in options.dtype:
-        for threads in options.threads:
-            for number, shape in enumerate(shapes.load()):
-                if options.only and number not in options.only or options.kind and shape.kind not in options.kind:
-                    continue
-                calls = peers.make_calls(peers.make_problem(shape, dtype, threads), libraries)
-                for which in options.passes:
-                    timers = {name: Timer(call[which]) for name, call in calls.items() if which in call}
-                    times = interleaved(timers, options.time_per_shape, SETTLE if threads > 1 else 0.0)
-                    bound = limits and shapes.bound(shape, which == "training", dtype, threads, isa, limits)
-                    with_activations = None
-                    if bound and which == "forward" and shape.kind == "batch":
-                        with_activations = bound.seconds + shape.cell_updates * cost[dtype] / threads
-                    yield shape, {
-                        "shape": number,
-                        "pass": which,
-                        "dtype": dtype,
-                        "threads": threads,
-                        "times": {name: asdict(time) for name, time in times.items()},
-                        "bound": bound and bound._asdict(),
-                        "seconds_with_activations": with_activations,
-                    }
+    cell_seconds = {dtype: _cell_seconds(dtype) for dtype in options.dtype}
+    for dtype, threads, (number, shape) in itertools.product(options.dtype, options.threads, _selected(options)):
+        calls = peers.make_calls(peers.make_problem(shape, dtype, threads), libraries)
+        for which in options.passes:
+            timers = {name: Timer(call[which]) for name, call in calls.items() if which in call}
+            times = interleaved(timers, options.time_per_shape, SETTLE if threads > 1 else 0.0)
+            bound = limits and shapes.bound(shape, which == "training", dtype, threads, isa, limits)
+            with_activations = None
+            if bound and which == "forward" and shape.kind == "batch":
+                with_activations = bound.seconds + shape.cell_updates * cell_seconds[dtype] / threads
+            yield (
+                shape,
+                {
+                    "shape": number,
+                    "pass": which,
+                    "dtype": dtype,
+                    "threads": threads,
+                    "times": {name: asdict(time) for name, time in times.items()},
+                    "bound": bound and bound._asdict(),
+                    "seconds_with_activations": with_activations,
+                },
+            )
+
+
+def _selected(options: argparse.Namespace) -> list[tuple[int, shapes.Shape]]:
+    """Numbers and shapes that the options leave."""
+    numbers, kinds = options.only or range(1000), options.kind or shapes.KINDS
+    return [(number, shape) for number, shape in enumerate(shapes.load()) if number in numbers and shape.kind in kinds]
 
 
 def _cell_seconds(dtype: str) -> float:
     """Least seconds of the activations of one hidden unit in one step: sigmoid of i, f and o, tanh of g and c."""
     x = np.random.default_rng(0).standard_normal(1024).astype(dtype)
-    sigmoid, tanh = (min(Timer(lambda f=f: _core.apply(f, x)).repeat(200, 20)) / 20 / x.size for f in (1, 2))
+    sigmoid, tanh = (min(Timer(partial(_core.apply, f, x)).repeat(200, 20)) / 20 / x.size for f in (1, 2))
     return 3 * sigmoid + 2 * tanh
 
 
@@ -150,12 +156,10 @@ def _write(results: dict[str, Any], options: argparse.Namespace) -> None:
     if options.plot:
         report.plot(results, listed, options.plot)
         address = options.markdown and report.relative_address(options.plot, options.markdown)
-    page = report.markdown(results, listed, address)
     if options.markdown:
-        options.markdown.write_text(page, encoding="utf-8")
-    elif not options.results:
-        print(page.partition("## One step")[2])
+        options.markdown.write_text(report.markdown(results, listed, address), encoding="utf-8")
+    print(*report.calls(results), sep="\n\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

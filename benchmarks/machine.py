@@ -8,9 +8,9 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+from roof import processors
 
 import clstm
-from roof import processors
 
 
 def describe(libraries: dict[str, str]) -> dict[str, str]:

@@ -13,9 +13,9 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from shapes import Shape
 
 import clstm
-from shapes import Shape
 
 Calls = dict[str, Callable[[], Any]]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ READING = """\
 
 - All libraries run in one process and take turns of two milliseconds or one call, whichever is longer, so that
   whatever else the machine does hits them alike. A call much shorter than its turn finds its weights in the caches,
-  as it would in a loop. Times are medians; beside clstm's stand its 10th and 90th percentiles.
+  as it would in a loop. Times are medians; beside clstm's stand its 10th and 90th percentiles and its least.
 - A shape is T, B, I, H: time steps, batch rows, input_size, hidden_size.
 - *Forward* takes an array and returns outputs and final states. PyTorch runs it in inference mode. *Training step* is
   forward and backward: the gradients with respect to the input and all parameters, without the optimizer.
@@ -69,13 +70,18 @@ def markdown(report: dict[str, Any], shapes: list[Shape], plot: str | None = Non
             rows = [(shapes[result["shape"]], result) for result in results if shapes[result["shape"]].kind == kind]
             if rows:
                 parts += [f"### {heading}", _table(_comparison(rows))]
-    if report["steps"]:
-        parts += ["## One step from Python", _steps_text(report), _table(_steps(report["steps"]))]
-    if report["scaling"]:
-        parts += ["## Threads", "Speed relative to one thread, float32.", _table(_relative(report["scaling"], "speed"))]
-    if report["values"]:
-        parts += ["## Values", "Time relative to normal numbers, float32.", _table(_relative(report["values"], "time"))]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    return "\n\n".join(part.strip() for part in [*parts, *calls(report)]) + "\n"
+
+
+def calls(report: dict[str, Any]) -> list[str]:
+    """The part of the page that is not about shapes: single steps, threads, values."""
+    if not report["steps"]:
+        return []
+    tables = [_steps(report["steps"]), _relative(report["scaling"], "speed"), _relative(report["values"], "time")]
+    steps, scaling, values = map(_table, tables)
+    parts = ["## One step from Python", _steps_text(report), steps]
+    parts += ["## Threads", "Speed relative to one thread, float32.", scaling]
+    return [*parts, "## Values", "Time relative to normal numbers, float32.", values]
 
 
 def plot(report: dict[str, Any], shapes: list[Shape], path: Path) -> None:
@@ -134,9 +140,10 @@ def _comparison(rows: list[tuple[Shape, Result]]) -> Rows:
         "T, B, I, H": lambda shape, result: str(shape),
         "as in": lambda shape, result: shape.why,
         "clstm, µs": lambda shape, result: _us(result["times"]["clstm"]["median"]),
-        "10–90 %": lambda shape, result: "–".join(_us(result["times"]["clstm"][end]) for end in ("p10", "p90")),
+        "10-90 %": lambda shape, result: "-".join(_us(result["times"]["clstm"][end]) for end in ("p10", "p90")),
+        "least": lambda shape, result: _us(result["times"]["clstm"]["minimum"]),
         "µs a step": lambda shape, result: _step_us(shape, result),
-        **{f"{name}, µs": lambda _, result, name=name: _median_us(result, name) for name in peers},
+        **{f"{name}, µs": partial(_median_us, name) for name in peers},
         "ratio": lambda shape, result: _number(ratio(result)),
         "roof": lambda shape, result: _percent(roof_share(result)),
         "bound by": lambda shape, result: result["bound"]["reason"] if result["bound"] else "",
@@ -156,7 +163,7 @@ def _step_us(shape: Shape, result: Result) -> str:
     return _us(result["times"]["clstm"]["median"] / shape.T) if shape.kind == "block" else ""
 
 
-def _median_us(result: Result, name: str) -> str:
+def _median_us(name: str, shape: Shape, result: Result) -> str:
     return _us(result["times"][name]["median"]) if name in result["times"] else ""
 
 
@@ -176,14 +183,17 @@ def _steps_text(report: dict[str, Any]) -> str:
 def _relative(rows: list[dict[str, Any]], key: str) -> Rows:
     names = list(rows[0][key])
     heads = [f"{name} thread{'s' * (name != '1')}" for name in names] if key == "speed" else names
-    cells = [[row["work"], ", ".join(map(str, row["shape"])), *(f"{row[key][name]:.2f}" for name in names)] for row in rows]
+    cells = [
+        [row["work"], ", ".join(map(str, row["shape"])), *(f"{row[key][name]:.2f}" for name in names)] for row in rows
+    ]
     return [["", "T, B, I, H", *heads], *cells]
 
 
 def _table(rows: Rows) -> str:
-    """A Markdown table; all columns but the first to the right, unless there are only two."""
-    align = "---" if len(rows[0]) == 2 else "--:"
-    lines = [rows[0], ["---"] + [align] * (len(rows[0]) - 1), *rows[1:]]
+    """A Markdown table, with numbers to the right."""
+    numeric = [all(cell[:1].isdigit() for cell in column if cell) for column in zip(*rows[1:], strict=True)]
+    rules = ["---", *("--:" if right else "---" for right in numeric[1:])]
+    lines = [rows[0], rules, *rows[1:]]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

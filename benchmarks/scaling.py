@@ -9,10 +9,10 @@ from timeit import Timer
 from typing import Any
 
 import numpy as np
-
-import clstm
 from roof import processors
 from timing import interleaved
+
+import clstm
 
 ROUNDS = 5
 
@@ -20,13 +20,12 @@ ROUNDS = 5
 def measure(seconds: float) -> list[dict[str, Any]]:
     """Speed relative to one thread, for as many threads as there are processors and for twice as many."""
     counts = sorted({1, processors(), 2 * processors()})
-    rows = [
-        _own_threads("forward, one call", counts, seconds, T=50, B=64, size=256),
-        _own_threads("training step, one call", counts, seconds, T=50, B=64, size=256, training=True),
+    return [
+        _own_threads("forward, one call", counts, seconds, T=20, B=64, size=256),
+        _own_threads("training step, one call", counts, seconds, T=20, B=64, size=256, training=True),
         _own_threads("forward, one call", counts, seconds, T=25, B=1, size=512),
         _callers("forward, calls of Python threads", counts, seconds, T=100, B=1, size=128),
     ]
-    return [row for row in rows if len(row["speed"]) > 1]
 
 
 def _own_threads(

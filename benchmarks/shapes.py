@@ -19,7 +19,7 @@ class Shape:
     kind: str
     T: int
     B: int
-    I: int  # noqa: E741
+    I: int
     H: int
     layers: int
     bidirectional: bool

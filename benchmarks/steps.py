@@ -8,9 +8,9 @@ from timeit import Timer
 from typing import Any
 
 import numpy as np
+from timing import interleaved
 
 import clstm
-from timing import interleaved
 
 HIDDEN_SIZES = (1, 32, 128)
 STATEMENTS = {

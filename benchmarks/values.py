@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from timeit import Timer
 from typing import Any
 
 import numpy as np
+from timing import interleaved
 
 import clstm
-from timing import interleaved
 
 T, B, SIZE = 50, 32, 128
 SCALES = {"normal": 1.0, "zeros": 0.0, "denormal": 1e-40, "saturating": 1e4}
@@ -23,15 +24,17 @@ def measure(seconds: float) -> list[dict[str, Any]]:
     rows = []
     for what in ("inputs", "weights"):
         cases = {name: _case(what, np.float32(scale), x) for name, scale in SCALES.items()}
-        forward = {name: Timer(lambda lstm=lstm, x=x: lstm(x)) for name, (lstm, x) in cases.items()}
-        training = {
-            name: Timer(lambda lstm=lstm, x=x: lstm.backward(lstm.forward(x)[2], dy)) for name, (lstm, x) in cases.items()
-        }
+        forward = {name: Timer(partial(lstm, x)) for name, (lstm, x) in cases.items()}
+        training = {name: Timer(partial(_train, lstm, x, dy)) for name, (lstm, x) in cases.items()}
         for work, timers in (("forward", forward), ("training", training)):
             times = interleaved(timers, seconds)
             relative = {name: time.median / times["normal"].median for name, time in times.items()}
             rows.append({"work": f"{work}, {what}", "shape": [T, B, SIZE, SIZE], "time": relative})
     return rows
+
+
+def _train(lstm: clstm.LSTM, x: np.ndarray, dy: np.ndarray) -> None:
+    lstm.backward(lstm.forward(x)[2], dy)
 
 
 def _case(what: str, scale: np.float32, x: np.ndarray) -> tuple[clstm.LSTM, np.ndarray]:

@@ -76,8 +76,9 @@ def test_states_are_never_written_to():
 
 
 @pytest.mark.parametrize("convert", [np.float64, np.asfortranarray, np.ndarray.tolist, lambda a: a[::-1].copy()[::-1]])
-def test_states_of_any_layout(convert):
-    problem = Problem(3, 4, 2, with_lengths=True)
+@pytest.mark.parametrize("with_lengths", [False, True])
+def test_states_of_any_layout(with_lengths, convert):
+    problem = Problem(3, 4, 2, with_lengths=with_lengths)
     lstm, batch = problem.lstm(), problem.batch()
     state = tuple(convert(array) for array in batch.state)
     assert_same_bytes(named(*lstm(batch.x, state, batch.lengths)), called(lstm, batch))

@@ -47,6 +47,8 @@ def as_real_array(name: str, value: ArrayLike, dtype: DTypeLike | None = None) -
 
     Without `dtype`, float32 and float64 stay, float16 becomes float32 and every other real type float64.
     """
+    if type(value) is np.ndarray and value.dtype == dtype:
+        return value
     if np.ma.is_masked(value):
         raise TypeError(f"{name} is an array with masked values, but real numbers are expected")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -120,6 +121,8 @@ class LSTM(Module):
         self.bias = as_flag("bias", bias)
         self.batch_first = as_flag("batch_first", batch_first)
         self.dropout = _as_probability("dropout", dropout)
+        if self.dropout > 0 and self.num_layers == 1:
+            warnings.warn("dropout acts between layers, but num_layers is 1, so it does nothing", stacklevel=2)
         self.bidirectional = as_flag("bidirectional", bidirectional)
         self.dtype = as_float_dtype(dtype)
         if not isinstance(init, str) or init not in INITIALIZERS:

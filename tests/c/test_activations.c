@@ -1,5 +1,5 @@
 /* clstm_apply: exp, sigmoid and tanh against libm in a wider type, on every instruction set.
- * Without arguments a sample of the inputs, in about a second; with --all every float, in some minutes. */
+ * Without arguments a sample of the inputs, in about a second; with --all every float, in about an hour. */
 #include "check.h"
 #include "clstm.h"
 

@@ -42,7 +42,7 @@ static void in_child(void (*check)(void)) {
     if (child == 0) {
         counters = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
         advanced = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
-        alarm(60);
+        alarm(200);
         check();
         _Exit(0);
     }
@@ -350,6 +350,8 @@ static int threads_of_this_process(void) {
     return count;
 }
 
+static int alone; /* threads of this process without the pool */
+
 static void few_threads_part(void *most, int part) {
     (void)part;
     CHECK(threads_of_this_process() <= *(int *)most);
@@ -357,9 +359,9 @@ static void few_threads_part(void *most, int part) {
 
 static void workers_number_less_than_the_limit(void) {
     clstm_set_num_threads(1);
-    while (threads_of_this_process() > 1 + CHECK_TSAN) /* which has a thread of its own */
+    while (threads_of_this_process() > alone)
         usleep(200);
-    int most = 3 + CHECK_TSAN;
+    int most = alone + 2;
     clstm_set_num_threads(3);
     clstm_parallel(MAX_PARTS, few_threads_part, &most);
 }
@@ -419,7 +421,8 @@ static void parts_flush_and_the_caller_keeps_its_mode(void) {
 
 int main(void) {
     static const char *const texts[] = {"", "0", "-2", "2x", "1e3", "1025", "99999999999999999999", "two"};
-    alarm(120);
+    alarm(300);
+    alone = threads_of_this_process() + CHECK_TSAN; /* which has a thread of its own */
     in_child(default_is_the_affinity);
     in_child(default_on_one_processor_is_one);
     in_child(environment_sets_the_number);

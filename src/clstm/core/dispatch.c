@@ -61,8 +61,13 @@ static int has_avx2(void) {
            has_all(cpuid(7).ebx, LEAF7_AVX2);
 }
 
+/* With CLSTM_TEST_EMULATED_AVX512, the AVX-512 kernels are built from AVX2 instructions (make simde). */
 static int has_avx512(void) {
+#if defined(CLSTM_TEST_EMULATED_AVX512)
+    return has_avx2();
+#else
     return has_avx2() && has_all(xcr0(), XCR0_ZMM) && has_all(cpuid(7).ebx, LEAF7_AVX512_F_DQ_BW | LEAF7_AVX512_VL);
+#endif
 }
 #endif
 
@@ -88,6 +93,7 @@ static const isa_row table[] = {
     {&clstm_kernels_portable, always, "No vector kernels in this build run on this machine."},
 };
 enum { ROWS = sizeof table / sizeof table[0] };
+_Static_assert((int)ROWS <= (int)CLSTM_ISAS, "every row has an index");
 
 /* Bit i: the machine runs row i. Asked once, because cpuid takes microseconds in a virtual machine. */
 static int supported_rows(void) {
@@ -197,6 +203,7 @@ const char *clstm_strerror(int status) {
         [CLSTM_ERROR_ISA] = "this build has no such instruction set, or the machine lacks it",
         [CLSTM_ERROR_STREAM] = "a bidirectional network cannot be run step by step",
         [CLSTM_ERROR_THREADS] = "the number of threads lies outside 1..1024",
+        [CLSTM_ERROR_WORKSPACE] = "the workspace is smaller than the call needs",
     };
     enum { COUNT = sizeof sentences / sizeof sentences[0] };
     return status >= 0 && status < COUNT ? sentences[status] : "unknown status";

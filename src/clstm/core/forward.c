@@ -78,12 +78,20 @@ int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t
         return status;
     if (!bytes)
         return CLSTM_ERROR_NULL;
-    forward_call f = {.net = network_of(spec, clstm_current_kernels()), .T = (idx)T, .B = (idx)B};
-    f.split = network_split_rows(&f.net, f.T, f.B);
-    arena m = {0};
-    const int fits = take_scratch(&m, &f, 1, 0);
-    *bytes = m.used;
-    return fits;
+    size_t most = 0; /* a pack keeps its kernels, which need not be the current ones */
+    for (int i = 0; i < CLSTM_ISAS; i++) {
+        const clstm_isa_kernels *isa = clstm_kernels_at(i);
+        if (!isa)
+            continue;
+        forward_call f = {.net = network_of(spec, isa), .T = (idx)T, .B = (idx)B};
+        f.split = network_split_rows(&f.net, f.T, f.B);
+        arena m = {0};
+        if (take_scratch(&m, &f, 1, 0) != CLSTM_OK)
+            return CLSTM_ERROR_SIZE;
+        most = m.used > most ? m.used : most;
+    }
+    *bytes = most;
+    return CLSTM_OK;
 }
 
 /* ---- one direction of one layer ---- */

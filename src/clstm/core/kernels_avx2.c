@@ -33,11 +33,8 @@ static const int32_t mask_words[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 
 #define v_min(a, b) _mm256_min_ps(a, b)
 #define v_max(a, b) _mm256_max_ps(a, b)
 #define v_abs(a) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a)
-#define v_copysign(a, s)                                                                                               \
-    _mm256_or_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a), _mm256_and_ps(_mm256_set1_ps(-0.0f), s))
-#define v_exp2_bits(t)                                                                                                 \
-    _mm256_castsi256_ps(                                                                                               \
-        _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(t), 23), _mm256_set1_epi32(0x3f800000)))
+#define v_copysign(a, s) _mm256_or_ps(a, _mm256_and_ps(_mm256_set1_ps(-0.0f), s))
+#define v_exp2_bits(t) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(t), 23))
 #include "kernels.inc"
 #include "vocabulary_end.inc"
 
@@ -58,11 +55,8 @@ static const int32_t mask_words[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 
 #define v_min(a, b) _mm256_min_pd(a, b)
 #define v_max(a, b) _mm256_max_pd(a, b)
 #define v_abs(a) _mm256_andnot_pd(_mm256_set1_pd(-0.0), a)
-#define v_copysign(a, s)                                                                                               \
-    _mm256_or_pd(_mm256_andnot_pd(_mm256_set1_pd(-0.0), a), _mm256_and_pd(_mm256_set1_pd(-0.0), s))
-#define v_exp2_bits(t)                                                                                                 \
-    _mm256_castsi256_pd(_mm256_add_epi64(_mm256_slli_epi64(_mm256_castpd_si256(t), 52),                                \
-                                         _mm256_set1_epi64x(0x3ff0000000000000)))
+#define v_copysign(a, s) _mm256_or_pd(a, _mm256_and_pd(_mm256_set1_pd(-0.0), s))
+#define v_exp2_bits(t) _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(t), 52))
 #include "kernels.inc"
 #include "vocabulary_end.inc"
 

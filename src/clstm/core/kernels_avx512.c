@@ -5,7 +5,9 @@
 #include <immintrin.h>
 
 #define ISA avx512
+#ifndef TARGET /* empty where AVX-512 is emulated (make simde) */
 #define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")))
+#endif
 #define PANEL_VECTORS 4
 #define MAX_ROWS 6
 #define PANELS_1 6
@@ -32,11 +34,8 @@
 #define v_max(a, b) _mm512_max_ps(a, b)
 #define v_abs(a) _mm512_castsi512_ps(_mm512_andnot_epi32(SIGN, _mm512_castps_si512(a)))
 #define v_copysign(a, s)                                                                                               \
-    _mm512_castsi512_ps(_mm512_or_epi32(_mm512_andnot_epi32(SIGN, _mm512_castps_si512(a)),                             \
-                                        _mm512_and_epi32(SIGN, _mm512_castps_si512(s))))
-#define v_exp2_bits(t)                                                                                                 \
-    _mm512_castsi512_ps(                                                                                               \
-        _mm512_add_epi32(_mm512_slli_epi32(_mm512_castps_si512(t), 23), _mm512_set1_epi32(0x3f800000)))
+    _mm512_castsi512_ps(_mm512_or_epi32(_mm512_castps_si512(a), _mm512_and_epi32(SIGN, _mm512_castps_si512(s))))
+#define v_exp2_bits(t) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t), 23))
 #include "kernels.inc"
 #include "vocabulary_end.inc"
 #undef MASK
@@ -62,11 +61,8 @@
 #define v_max(a, b) _mm512_max_pd(a, b)
 #define v_abs(a) _mm512_castsi512_pd(_mm512_andnot_epi64(SIGN, _mm512_castpd_si512(a)))
 #define v_copysign(a, s)                                                                                               \
-    _mm512_castsi512_pd(_mm512_or_epi64(_mm512_andnot_epi64(SIGN, _mm512_castpd_si512(a)),                             \
-                                        _mm512_and_epi64(SIGN, _mm512_castpd_si512(s))))
-#define v_exp2_bits(t)                                                                                                 \
-    _mm512_castsi512_pd(_mm512_add_epi64(_mm512_slli_epi64(_mm512_castpd_si512(t), 52),                                \
-                                         _mm512_set1_epi64(0x3ff0000000000000)))
+    _mm512_castsi512_pd(_mm512_or_epi64(_mm512_castpd_si512(a), _mm512_and_epi64(SIGN, _mm512_castpd_si512(s))))
+#define v_exp2_bits(t) _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(t), 52))
 #include "kernels.inc"
 #include "vocabulary_end.inc"
 

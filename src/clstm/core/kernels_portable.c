@@ -17,7 +17,7 @@ static inline float exp2_bits_f32(float t)
 {
     uint32_t bits;
     memcpy(&bits, &t, sizeof bits);
-    bits = (bits << 23) + 0x3f800000u;
+    bits <<= 23;
     memcpy(&t, &bits, sizeof bits);
     return t;
 }
@@ -26,7 +26,7 @@ static inline double exp2_bits_f64(double t)
 {
     uint64_t bits;
     memcpy(&bits, &t, sizeof bits);
-    bits = (bits << 52) + 0x3ff0000000000000u;
+    bits <<= 52;
     memcpy(&t, &bits, sizeof bits);
     return t;
 }

@@ -92,8 +92,10 @@ static int pack_size(const network *net, int training, size_t *bytes)
     for (idx layer = 0; layer < net->L && !m.overflow; layer++)
         for (idx direction = 0; direction < net->D; direction++)
             take_weights(&m, net, network_layer_input(net, layer), training);
+    if (m.overflow)
+        return CLSTM_ERROR_SIZE;
     *bytes = m.used;
-    return m.overflow ? CLSTM_ERROR_SIZE : CLSTM_OK;
+    return CLSTM_OK;
 }
 
 int clstm_pack_size(const clstm_spec *spec, int training, size_t *bytes)
@@ -296,8 +298,10 @@ int clstm_tape_size(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes)
         return CLSTM_ERROR_NULL;
     const network net = network_of(spec, clstm_current_kernels());
     const arena m = tape_arena(&net, NULL, (idx)T, (idx)B, net.L);
+    if (m.overflow)
+        return CLSTM_ERROR_SIZE;
     *bytes = m.used;
-    return m.overflow ? CLSTM_ERROR_SIZE : CLSTM_OK;
+    return CLSTM_OK;
 }
 
 /* ---- sequences ---- */
@@ -326,9 +330,8 @@ idx network_worth_parts(const network *net, idx T, idx B)
 
 row_split network_split_rows(const network *net, idx T, idx B)
 {
-    row_split s = {.B = B, .tile = net->k->max_rows, .parts = network_worth_parts(net, T, B)};
-    const idx tiles = (B + s.tile - 1) / s.tile;
-    if (s.parts > tiles)
-        s.parts = tiles ? tiles : 1;
+    /* two rows at least: one alone uses each weight that it loads only once */
+    const idx worth = network_worth_parts(net, T, B), most = B / 2 > 1 ? B / 2 : 1;
+    const row_split s = {.B = B, .tile = 1, .parts = worth < most ? worth : most};
     return s;
 }

@@ -124,7 +124,7 @@ int network_count_active(const int64_t *lengths, idx T, idx B, int64_t *active);
 
 /* ---- splitting a batch among threads ---- */
 
-/* The batch in `parts` runs of whole row tiles. */
+/* B rows in `parts` runs of whole tiles, as even as they can be. */
 typedef struct row_split {
     idx B, tile, parts;
 } row_split;
@@ -132,7 +132,7 @@ typedef struct row_split {
 /* How many threads a call over T steps and B rows is worth. */
 idx network_worth_parts(const network *net, idx T, idx B);
 
-/* As many parts as that, and no more than there are row tiles. */
+/* As many parts as that, of two rows at least. */
 row_split network_split_rows(const network *net, idx T, idx B);
 
 static inline idx row_split_start(const row_split *s, idx part)

@@ -11,7 +11,7 @@ int clstm_step(const clstm_spec *spec, const void *pack, int64_t B, const void *
         return status;
     if (net.D != 1)
         return CLSTM_ERROR_STREAM;
-    if (B < 0)
+    if (network_check_batch(spec, 1, B))
         return CLSTM_ERROR_SIZE;
     if (B == 0)
         return CLSTM_OK;
