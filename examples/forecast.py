@@ -9,8 +9,7 @@ import numpy as np
 
 import clstm
 
-WINDOW = 64  # steps that a training sequence sees
-BATCH = 32
+WINDOW, BATCH = 64, 32  # steps and sequences of a training batch
 
 
 def make_signal(n: int, rng: np.random.Generator) -> np.ndarray:

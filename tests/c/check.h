@@ -13,16 +13,16 @@
         }                                                                                                              \
     } while (0)
 
-/* Is this a build with ThreadSanitizer? */
-#if defined(__SANITIZE_THREAD__)
-#define CHECK_TSAN 1
+/* Is this a build with AddressSanitizer or ThreadSanitizer? */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define CHECK_SANITIZER 1
 #elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define CHECK_TSAN 1
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define CHECK_SANITIZER 1
 #endif
 #endif
-#ifndef CHECK_TSAN
-#define CHECK_TSAN 0
+#ifndef CHECK_SANITIZER
+#define CHECK_SANITIZER 0
 #endif
 
 #endif

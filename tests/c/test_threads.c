@@ -369,7 +369,7 @@ static void workers_number_less_than_the_limit(void) {
 /* ---- fork --------------------------------------------------------------------------------------------- */
 
 static void use_the_pool(void) {
-#if CHECK_TSAN /* which cannot start threads after such a fork */
+#if CHECK_SANITIZER /* whose own locks may be held in such a fork, so that no thread can be started after it */
     clstm_set_num_threads(1);
     run_and_check(MAX_PARTS);
 #else
@@ -422,7 +422,7 @@ static void parts_flush_and_the_caller_keeps_its_mode(void) {
 int main(void) {
     static const char *const texts[] = {"", "0", "-2", "2x", "1e3", "1025", "99999999999999999999", "two"};
     alarm(300);
-    alone = threads_of_this_process() + CHECK_TSAN; /* which has a thread of its own */
+    alone = threads_of_this_process() + CHECK_SANITIZER; /* which may have a thread of its own */
     in_child(default_is_the_affinity);
     in_child(default_on_one_processor_is_one);
     in_child(environment_sets_the_number);
