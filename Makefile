@@ -1,4 +1,4 @@
-# make help lists the targets. Variables: CC (compiler of the C tests), PYTHON.
+# make help lists the targets. Variables: CC (compiler of the C tests), RUN (what runs them), PYTHON.
 PYTHON ?= python3
 VARIANT ?= plain
 
@@ -13,11 +13,11 @@ CORE := $(patsubst src/clstm/core/%.c,$(OUT)/%.o,$(wildcard src/clstm/core/*.c))
 C_TESTS := $(patsubst tests/c/%.c,$(OUT)/%,$(wildcard tests/c/test_*.c))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test ctest asan tsan lint format bench roof clean
+.PHONY: help build test ctest asan tsan simde aarch64 golden lint format bench roof clean
 .SECONDARY:
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 build: ## Install in place, so that edits of Python files take effect at once
 	$(PYTHON) -m pip install --quiet --no-build-isolation --no-deps --editable .
@@ -25,10 +25,10 @@ build: ## Install in place, so that edits of Python files take effect at once
 test: ## Run the Python tests on the installed package
 	$(PYTHON) -m pytest
 
-ctest: $(C_TESTS) ## Build and run the C tests, without Python
+ctest: $(C_TESTS) $(OUT)/golden ## Build and run the C tests, without Python
 	@passed=0; failed=0; \
-	for test in $^; do \
-	    if $$test; then passed=$$((passed + 1)); else echo "FAILED: $$test"; failed=$$((failed + 1)); fi; \
+	for test in $(C_TESTS) "$(OUT)/golden tests/c/golden.txt"; do \
+	    if $(RUN) $$test; then passed=$$((passed + 1)); else echo "FAILED: $$test"; failed=$$((failed + 1)); fi; \
 	done; \
 	echo "$$passed passed, $$failed failed"; test $$failed -eq 0
 
@@ -36,7 +36,18 @@ asan: ## The C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(MAKE) ctest VARIANT=asan OPTIMIZE="-O1 $(ASAN)"
 
 tsan: ## The C tests under ThreadSanitizer
-	@TSAN_OPTIONS="die_after_fork=0 $(TSAN_OPTIONS)" $(MAKE) ctest VARIANT=tsan OPTIMIZE="-O1 $(TSAN)"
+	@$(MAKE) ctest VARIANT=tsan OPTIMIZE="-O1 $(TSAN)"
+
+simde: ## The C tests with AVX-512 translated to AVX2 by SIMDe, for machines without it
+	@$(MAKE) ctest VARIANT=simde OPTIMIZE="-O2 -DCLSTM_TEST_EMULATED_AVX512"
+
+build/c/%-simde/kernels_avx512.o: CFLAGS += -Itests/c/simde -mavx2 -mfma -DTARGET=
+
+aarch64: ## The C tests cross-compiled for 64-bit ARM, on QEMU
+	@$(MAKE) ctest CC=aarch64-linux-gnu-gcc RUN="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+
+golden: $(OUT)/golden ## Renew tests/c/golden.txt after a change of bits
+	$(RUN) $(OUT)/golden > tests/c/golden.txt
 
 lint: ## Check style and types
 	ruff check .
@@ -64,5 +75,5 @@ $(OUT)/%.o: src/clstm/core/%.c $(HEADERS)
 	@mkdir -p $(OUT)
 	$(CC) $(C_FLAGS) $(OPTIMIZE) $(CFLAGS) -c $< -o $@
 
-$(OUT)/test_%: tests/c/test_%.c $(CORE) $(HEADERS)
+$(OUT)/%: tests/c/%.c $(CORE) $(HEADERS)
 	$(CC) $(C_FLAGS) $(OPTIMIZE) $(CFLAGS) $< $(CORE) $(LDFLAGS) -lm -o $@

@@ -19,7 +19,9 @@ READING = """\
 
 - All libraries run in one process and take turns of two milliseconds or one call, whichever is longer, so that
   whatever else the machine does hits them alike. A call much shorter than its turn finds its weights in the caches,
-  as it would in a loop. Times are medians; beside clstm's stand its 10th and 90th percentiles and its least.
+  as it would in a loop. With more than one thread, each turn begins with 20 milliseconds of rest, because the threads
+  of some libraries spin for a while after a call. Times are medians; beside clstm's stand its 10th and 90th
+  percentiles and its least.
 - A shape is T, B, I, H: time steps, batch rows, input_size, hidden_size.
 - *Forward* takes an array and returns outputs and final states. PyTorch runs it in inference mode. *Training step* is
   forward and backward: the gradients with respect to the input and all parameters, without the optimizer.

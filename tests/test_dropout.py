@@ -109,7 +109,9 @@ def test_the_last_layer_is_not_dropped():
 
 def test_a_single_layer_has_no_dropout():
     problem = Problem(3, 4)
-    lstm, batch = problem.lstm(dropout=0.5), problem.batch()
+    with pytest.warns(UserWarning, match="dropout acts between layers, but num_layers is 1, so it does nothing"):
+        lstm = problem.lstm(dropout=0.5)
+    batch = problem.batch()
     y, state, _ = lstm.forward(batch.x, batch.state)
     assert_same_bytes(named(y, state), called(lstm, batch))
 

@@ -65,6 +65,16 @@ def test_load_state_dict_of_its_own_live_arrays(model):
     assert_same_state(model.state_dict(), saved)
 
 
+def test_load_state_dict_exchanges_live_arrays():
+    lstm = clstm.LSTM(3, 4)
+    saved = lstm.state_dict()
+    live = lstm.parameters()
+    lstm.load_state_dict({**live, "bias_ih_l0": live["bias_hh_l0"], "bias_hh_l0": live["bias_ih_l0"]})
+    assert saved["bias_ih_l0"].tolist() != saved["bias_hh_l0"].tolist()
+    assert live["bias_ih_l0"].tolist() == saved["bias_hh_l0"].tolist()
+    assert live["bias_hh_l0"].tolist() == saved["bias_ih_l0"].tolist()
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float64", "int8", "uint32", ">f4", "longdouble"])
 def test_load_state_dict_converts_real_types(dtype):
     linear = clstm.Linear(3, 2)

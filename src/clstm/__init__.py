@@ -5,8 +5,7 @@
 `forward` records a tape, from which `backward` computes gradients.
 """
 
-from importlib.metadata import version as _version
-
+from ._core import version as _version
 from .cell import LSTMCell
 from .embedding import Embedding
 from .linear import Linear
@@ -20,7 +19,7 @@ from .sequential import Sequential
 from .serialization import read_safetensors, write_safetensors
 from .stream import Stream
 
-__version__ = _version("clstm")
+__version__ = _version()
 
 __all__ = [
     "LSTM",

@@ -392,6 +392,11 @@ cdef class StreamState:
 
 # ---- the library ----
 
+def version():
+    """Version of the library."""
+    return clstm_version().decode()
+
+
 def isa():
     """Name of the instruction set that new packs use."""
     return clstm_isa().decode()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-Initializer = Callable[[dict[str, np.ndarray], int, np.random.Generator], None]
+Initializer = Callable[[dict[str, np.ndarray], int, "np.random.Generator"], None]
 
 
 def default(parameters: dict[str, np.ndarray], hidden_size: int, rng: np.random.Generator) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import secrets
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -127,7 +127,7 @@ class LSTM(Module):
         self.dtype = as_float_dtype(dtype)
         if not isinstance(init, str) or init not in INITIALIZERS:
             raise ValueError(f"init is {init!r}, but one of {', '.join(map(repr, INITIALIZERS))} is expected")
-        self.seed = secrets.randbits(63) if seed is None else _as_seed(seed)
+        self.seed = int.from_bytes(os.urandom(7), "little") if seed is None else _as_seed(seed)
         self.dropout_counter = 0
         self._allocate()
         INITIALIZERS[init](self.parameters(), self.hidden_size, np.random.default_rng(self.seed))

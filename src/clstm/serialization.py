@@ -10,7 +10,6 @@ import contextlib
 import errno
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -134,7 +133,7 @@ def _replace_file(path: str, parts: Iterable[bytes | memoryview]) -> None:
     target = os.path.realpath(path)
     if os.path.exists(target) and not os.path.isfile(target):
         raise OSError(errno.EINVAL, "the file was not saved: not a regular file", path)
-    temporary = os.path.join(os.path.dirname(target), f".clstm-{secrets.token_hex(8)}.tmp")
+    temporary = os.path.join(os.path.dirname(target), f".clstm-{os.urandom(8).hex()}.tmp")
     try:
         with open(temporary, "xb") as file:
             file.writelines(parts)

@@ -1,0 +1,63 @@
+"""The process: version, threads, instruction sets."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+
+import pytest
+
+import clstm
+
+
+def test_the_library_and_the_package_have_one_version():
+    assert clstm.__version__ == importlib.metadata.version("clstm")
+
+
+def test_the_number_of_threads_is_set_and_told():
+    before = clstm.get_num_threads()
+    try:
+        clstm.set_num_threads(3)
+        assert clstm.get_num_threads() == clstm.cpu_info()["num_threads"] == 3
+    finally:
+        clstm.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("n", "error", "message"),
+    [
+        (0, ValueError, "n is 0, but at least 1 is expected"),
+        (1025, ValueError, "n is 1025, but at most 1024 is expected"),
+        (1.5, TypeError, "n is 1.5, but an integer is expected"),
+    ],
+)
+def test_a_wrong_number_of_threads_is_refused(n, error, message):
+    before = clstm.get_num_threads()
+    with pytest.raises(error, match=message):
+        clstm.set_num_threads(n)
+    assert clstm.get_num_threads() == before
+
+
+def told(code, **environment):
+    command = [sys.executable, "-c", f"import clstm; print({code})"]
+    return subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_the_environment_sets_threads_and_instruction_set():
+    assert told("clstm.get_num_threads()", CLSTM_NUM_THREADS="5") == "5"
+    assert told("clstm.cpu_info()['isa']", CLSTM_ISA="portable") == "portable"
+    assert told("clstm.cpu_info()['isa']", CLSTM_ISA="no such thing") == clstm.cpu_info()["available"][0]
+
+
+def test_importing_brings_in_little_beyond_numpy():
+    code = """
+import sys, numpy
+before = set(sys.modules)
+import clstm
+heavy = {"torch", "matplotlib", "tqdm", "importlib.metadata", "inspect", "email", "socket", "hashlib", "numpy.random"}
+print(sorted(heavy & (set(sys.modules) - before)))
+"""
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
