@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from .arguments import as_real_array
 from .lstm import LSTM, State, Tape
-from .module import Module, Parameter, Shape
+from .module import Module, Parameter, Self, Shape
 
 
 class LSTMCell(Module):
@@ -84,6 +84,11 @@ class LSTMCell(Module):
             "bias": self.bias,
             "dtype": self.dtype.name,
         }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Return a new cell made with the arguments that `config()` returned, quickly: its values are to be loaded."""
+        return cls(**config, init="pytorch")
 
     def __call__(self, x: ArrayLike, state: tuple[ArrayLike, ArrayLike] | None = None) -> State:
         """Return the new (h, c).

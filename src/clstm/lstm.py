@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from . import _core
 from .arguments import as_flag, as_float_dtype, as_real_array, as_size
 from .initialization import INITIALIZERS
-from .module import Module, Shape, matching_arrays
+from .module import Module, Self, Shape, matching_arrays
 from .stream import Stream
 
 State = tuple[np.ndarray, np.ndarray]
@@ -194,6 +194,11 @@ class LSTM(Module):
             "bidirectional": self.bidirectional,
             "dtype": self.dtype.name,
         }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Return a new layer made with the arguments that `config()` returned, quickly: its values are to be loaded."""
+        return cls(**config, init="pytorch")
 
     def __getattr__(self, name: str) -> np.ndarray:
         parameters = self.__dict__.get("_parameters", {})
