@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from .arguments import as_real_array
 from .lstm import LSTM, State, Tape
-from .module import Module, Parameter, Self, Shape
+from .module import Module, Parameter, Shape
 
 
 class LSTMCell(Module):
@@ -86,7 +86,7 @@ class LSTMCell(Module):
         }
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls, config: Mapping[str, Any]) -> LSTMCell:
         """Return a new cell made with the arguments that `config()` returned, quickly: its values are to be loaded."""
         return cls(**config, init="pytorch")
 

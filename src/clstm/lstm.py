@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from . import _core
 from .arguments import as_flag, as_float_dtype, as_real_array, as_size
 from .initialization import INITIALIZERS
-from .module import Module, Self, Shape, matching_arrays
+from .module import Module, Shape, matching_arrays
 from .stream import Stream
 
 State = tuple[np.ndarray, np.ndarray]
@@ -196,7 +196,7 @@ class LSTM(Module):
         }
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls, config: Mapping[str, Any]) -> LSTM:
         """Return a new layer made with the arguments that `config()` returned, quickly: its values are to be loaded."""
         return cls(**config, init="pytorch")
 

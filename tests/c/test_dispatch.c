@@ -34,13 +34,13 @@ static int machine_runs(const char *isa) {
     int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (same(isa, "avx2"))
         return avx2;
+    if (same(isa, "avx512"))
 #if defined(CLSTM_TEST_EMULATED_AVX512)
-    if (same(isa, "avx512"))
         return avx2;
-#endif
-    if (same(isa, "avx512"))
+#else
         return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+#endif
 #elif defined(__aarch64__)
     if (same(isa, "neon"))
         return 1;

@@ -61,13 +61,13 @@ static int has_avx2(void) {
            has_all(cpuid(7).ebx, LEAF7_AVX2);
 }
 
-/* With CLSTM_TEST_EMULATED_AVX512, the AVX-512 kernels are built from AVX2 instructions (make simde). */
-static int has_avx512(void) {
-#if defined(CLSTM_TEST_EMULATED_AVX512)
-    return has_avx2();
-#else
-    return has_avx2() && has_all(xcr0(), XCR0_ZMM) && has_all(cpuid(7).ebx, LEAF7_AVX512_F_DQ_BW | LEAF7_AVX512_VL);
+#if !defined(CLSTM_TEST_EMULATED_AVX512)
+#define CLSTM_TEST_EMULATED_AVX512 0 /* 1: the AVX-512 kernels are made of AVX2 instructions (make simde) */
 #endif
+
+static int has_avx512(void) {
+    return has_avx2() && (CLSTM_TEST_EMULATED_AVX512 || (has_all(xcr0(), XCR0_ZMM) &&
+                                                         has_all(cpuid(7).ebx, LEAF7_AVX512_F_DQ_BW | LEAF7_AVX512_VL)));
 }
 #endif
 
