@@ -255,9 +255,9 @@ def test_many_small_calls_do_not_grow_memory():
         round_of_calls(200)
         gc.collect()
         before = tracemalloc.get_traced_memory()[0]
-        round_of_calls(500)
+        round_of_calls(1500)
         gc.collect()
-        assert tracemalloc.get_traced_memory()[0] - before < 4000  # 8 bytes a round
+        assert tracemalloc.get_traced_memory()[0] - before < 15_000  # 10 bytes a round, less than any object
     finally:
         tracemalloc.stop()
     if os.path.exists("/proc/self/statm"):  # what malloc was asked for behind Python's back

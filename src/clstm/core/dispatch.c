@@ -66,8 +66,8 @@ static int has_avx2(void) {
 #endif
 
 static int has_avx512(void) {
-    return has_avx2() && (CLSTM_TEST_EMULATED_AVX512 || (has_all(xcr0(), XCR0_ZMM) &&
-                                                         has_all(cpuid(7).ebx, LEAF7_AVX512_F_DQ_BW | LEAF7_AVX512_VL)));
+    return has_avx2() && (CLSTM_TEST_EMULATED_AVX512 ||
+                          (has_all(xcr0(), XCR0_ZMM) && has_all(cpuid(7).ebx, LEAF7_AVX512_F_DQ_BW | LEAF7_AVX512_VL)));
 }
 #endif
 
