@@ -10,7 +10,7 @@ from .cell import LSTMCell
 from .embedding import Embedding
 from .linear import Linear
 from .losses import cross_entropy, mse_loss
-from .lstm import LSTM
+from .lstm import LSTM, Tape
 from .module import Module, read_extra
 from .optim import SGD, Adam, AdamW, clip_grad_norm
 from .runtime import cpu_info, get_num_threads, set_num_threads
@@ -32,6 +32,7 @@ __all__ = [
     "Module",
     "Sequential",
     "Stream",
+    "Tape",
     "clip_grad_norm",
     "constant",
     "cosine",

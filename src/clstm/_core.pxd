@@ -44,7 +44,6 @@ cdef extern from "clstm.h" nogil:
     enum:
         CLSTM_OK
         CLSTM_ERROR_SIZE
-        CLSTM_ERROR_PACK
         CLSTM_FLOAT32
         CLSTM_FLOAT64
 
@@ -58,7 +57,6 @@ cdef extern from "clstm.h" nogil:
     int clstm_get_num_threads()
 
     int clstm_check_spec(const clstm_spec *spec)
-    int64_t clstm_num_params(const clstm_spec *spec)
     int clstm_pack_size(const clstm_spec *spec, int training, size_t *size)
     int clstm_pack(const clstm_spec *spec, int training, const void **params, void *pack)
     int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t *size)

@@ -3,12 +3,7 @@ from typing import Any, final
 import numpy as np
 
 @final
-class Parameter:
-    def __array__(self, dtype: Any = ..., copy: bool | None = ...) -> np.ndarray: ...
-
-@final
 class Weights:
-    parameters: list[Parameter]
     def __init__(
         self,
         *,
@@ -19,8 +14,9 @@ class Weights:
         bias: bool,
         bidirectional: bool,
         dropout: float,
-        shapes: list[tuple[int, ...]],
     ) -> None: ...
+    def view(self, index: int) -> np.ndarray: ...
+    def copy(self, index: int) -> np.ndarray: ...
 
 @final
 class Tape:
@@ -33,8 +29,8 @@ class StreamState:
     batch_size: int
     def __init__(self, weights: Weights, batch_size: int) -> None: ...
     def step(self, x: Any, out: np.ndarray | None = None) -> np.ndarray: ...
-    def get_state(self) -> tuple[np.ndarray, np.ndarray]: ...
-    def set_state(self, h: Any, c: Any) -> None: ...
+    def _get_state(self) -> tuple[np.ndarray, np.ndarray]: ...
+    def _set_state(self, h: Any, c: Any) -> None: ...
 
 def forward(
     weights: Weights,

@@ -48,8 +48,13 @@ cdef class Block:
         PyMem_RawFree(self.raw)
 
 
+cdef enum:
+    MOST_SPARE = 2  # blocks kept for the next call
+    LARGEST_WORKSPACE = 64 << 20  # bytes
+
+
 cdef Block take_block(list spare, size_t size):
-    """A block of at least `size` bytes: the spare one if it fits and is not far too large."""
+    """A block of at least `size` bytes: a spare one if it fits and is not far too large."""
     cdef Block block
     try:
         block = spare.pop()
@@ -59,7 +64,7 @@ cdef Block take_block(list spare, size_t size):
 
 
 cdef int give_block(list spare, Block block) except -1:
-    if len(spare) < 2:
+    if len(spare) < MOST_SPARE:
         spare.append(block)
     return 0
 
@@ -67,10 +72,11 @@ cdef int give_block(list spare, Block block) except -1:
 # ---- parameters ----
 
 @cython.final
+@cython.no_gc_clear  # releasing a buffer needs the weights to the last
 cdef class Parameter:
-    """One weight array, of which NumPy arrays are views (numpy.asarray).
+    """A view of one weight array, for numpy.asarray; made anew each time that one is asked for.
 
-    While a writable view lives, its owner cannot know when a weight changes, and packs the weights anew for each call.
+    While such a view lives, its owner cannot know when a weight changes, and packs the weights anew for each call.
     """
 
     cdef Weights owner
@@ -103,6 +109,7 @@ cdef class Parameter:
 
 
 @cython.final
+@cython.no_gc
 cdef class Pack:
     """The weights as kernels read them, at one moment."""
 
@@ -112,46 +119,75 @@ cdef class Pack:
 
 
 @cython.final
+@cython.no_gc_clear
 cdef class Weights:
     """A network's parameters and the packs made of them."""
 
     cdef clstm_spec spec
     cdef Py_ssize_t itemsize
-    cdef readonly list parameters  # Parameter objects, in the order of PyTorch's state_dict
+    cdef list shapes, blocks  # of the parameters, in the order of PyTorch's state_dict
     cdef int64_t views, version
     cdef Pack pack
     cdef list spare_tapes, spare_workspaces
 
     def __init__(self, *, int64_t input_size, int64_t hidden_size, int64_t num_layers, bint double_precision,
-                 bint bias, bint bidirectional, double dropout, shapes):
-        cdef Parameter parameter
+                 bint bias, bint bidirectional, double dropout):
+        cdef int64_t D = 1 + bidirectional, layer_input, layer, direction
         self.spec = clstm_spec(input_size, hidden_size, num_layers,
                                CLSTM_FLOAT64 if double_precision else CLSTM_FLOAT32, bias, bidirectional, dropout)
         check(clstm_check_spec(&self.spec))
         self.itemsize = 8 if double_precision else 4
         self.spare_tapes = []
         self.spare_workspaces = []
-        self.parameters = []
-        for shape in shapes:
-            parameter = Parameter.__new__(Parameter)
-            parameter.owner = self
-            parameter.ndim = len(shape)
-            parameter.shape[0] = shape[0]
-            parameter.shape[1] = shape[1] if len(shape) == 2 else 1
-            parameter.strides[0] = parameter.shape[1] * self.itemsize
-            parameter.strides[1] = self.itemsize
-            parameter.block = Block(parameter.shape[0] * parameter.shape[1] * self.itemsize)
-            memset(parameter.block.data, 0, parameter.block.size)
-            self.parameters.append(parameter)
+        self.shapes = []
+        self.blocks = []
+        for layer in range(num_layers):
+            layer_input = D * hidden_size if layer else input_size
+            for direction in range(D):
+                self.add_parameter((4 * hidden_size, layer_input))
+                self.add_parameter((4 * hidden_size, hidden_size))
+                if bias:
+                    self.add_parameter((4 * hidden_size,))
+                    self.add_parameter((4 * hidden_size,))
+
+    cdef int add_parameter(self, tuple shape) except -1:
+        cdef Block block = Block(shape[0] * (shape[1] if len(shape) == 2 else 1) * self.itemsize)
+        memset(block.data, 0, block.size)
+        self.shapes.append(shape)
+        self.blocks.append(block)
+        return 0
+
+    def view(self, Py_ssize_t index):
+        """Parameter number `index`, as an array to read and write."""
+        cdef Parameter parameter = Parameter.__new__(Parameter)
+        cdef tuple shape = self.shapes[index]
+        parameter.owner = self
+        parameter.block = self.blocks[index]
+        parameter.ndim = len(shape)
+        parameter.shape[0] = shape[0]
+        parameter.shape[1] = shape[1] if len(shape) == 2 else 1
+        parameter.strides[0] = parameter.shape[1] * self.itemsize
+        parameter.strides[1] = self.itemsize
+        return np.asarray(parameter)
+
+    def copy(self, Py_ssize_t index):
+        """A copy of parameter number `index`; packs stay valid."""
+        cdef Block block = self.blocks[index]
+        cdef cnp.ndarray array = np.empty(self.shapes[index], np.float32 if self.itemsize == 4 else np.float64)
+        memcpy(cnp.PyArray_DATA(array), block.data, block.size)
+        return array
 
     cdef Pack current_pack(self, bint training):
         """The pack of the weights as they are now."""
-        cdef Pack pack = self.pack
+        cdef Pack pack
+        with cython.critical_section(self):
+            pack = self.pack
         if pack is not None and self.is_current(pack) and (pack.training or not training):
             return pack
         pack = self.make_pack(training)
         if pack.version >= 0:
-            self.pack = pack
+            with cython.critical_section(self):
+                self.pack = pack
         return pack
 
     cdef inline bint is_current(self, Pack pack) noexcept:
@@ -159,15 +195,15 @@ cdef class Weights:
 
     cdef Pack make_pack(self, bint training):
         cdef Pack pack = Pack.__new__(Pack)
-        cdef Parameter parameter
+        cdef Block block
         cdef size_t size = 0
-        cdef Py_ssize_t i, count = len(self.parameters)
+        cdef Py_ssize_t i, count = len(self.blocks)
         cdef Block pointers = Block(count * sizeof(void *))
         cdef const void **params = <const void **> pointers.data
         cdef void *data
         for i in range(count):
-            parameter = self.parameters[i]
-            params[i] = parameter.block.data
+            block = self.blocks[i]
+            params[i] = block.data
         with cython.critical_section(self):
             pack.version = self.version if self.views == 0 else -1
         pack.training = training
@@ -183,6 +219,7 @@ cdef class Weights:
 # ---- sequences ----
 
 @cython.final
+@cython.no_gc_clear  # giving the block back needs the weights to the last
 cdef class Tape:
     """What one training forward pass recorded. Read only, so backward may use it more than once."""
 
@@ -240,11 +277,14 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
         check(clstm_tape_size(&weights.spec, seq.T, seq.B, &size))
         tape_block = take_block(weights.spare_tapes, size)
         tape_data = tape_block.data
+    elif weights.spare_tapes:
+        weights.spare_tapes.clear()  # whoever serves now has no use for them
     check(clstm_forward_workspace(&weights.spec, seq.T, seq.B, &size))
     workspace = take_block(weights.spare_workspaces, size)
     with nogil:
         status = clstm_forward(&weights.spec, pack.block.data, &seq, tape_data, workspace.data, workspace.size)
-    give_block(weights.spare_workspaces, workspace)
+    if workspace.size <= LARGEST_WORKSPACE:
+        give_block(weights.spare_workspaces, workspace)
     check(status)
     if training:
         tape = Tape.__new__(Tape)
@@ -261,6 +301,8 @@ def backward(Tape tape, dy, dhn, dcn, cnp.ndarray dx, dh0, dc0, list grads):
     """Gradients of the forward pass that made the tape, into dx (T, B, I), dh0, dc0 and grads (one a parameter)."""
     cdef Weights weights = tape.weights
     cdef clstm_gradients g
+    if len(grads) != len(weights.shapes):
+        raise ValueError(f"grads has {len(grads)} arrays, but there are {len(weights.shapes)} parameters")
     cdef Block workspace, pointers = Block(len(grads) * sizeof(void *))
     cdef size_t size = 0
     cdef int status
@@ -286,7 +328,8 @@ def backward(Tape tape, dy, dhn, dcn, cnp.ndarray dx, dh0, dc0, list grads):
     with nogil:
         status = clstm_backward(&weights.spec, tape.pack.block.data, tape.block.data, &g, workspace.data,
                                 workspace.size)
-    give_block(weights.spare_workspaces, workspace)
+    if workspace.size <= LARGEST_WORKSPACE:
+        give_block(weights.spare_workspaces, workspace)
     check(status)
 
 
@@ -314,7 +357,7 @@ cdef class StreamState:
 
     cdef inline bint fits(self, array, int64_t features) noexcept:
         """Whether array is (B, features), or (features) with B = 1, of the network's type, aligned and contiguous."""
-        if not cnp.PyArray_Check(array):
+        if not cnp.PyArray_CheckExact(array):
             return False
         if cnp.PyArray_TYPE(<cnp.ndarray> array) != self.type_number:
             return False
@@ -353,7 +396,7 @@ cdef class StreamState:
         cdef size_t row_bytes = self.batch_size * spec.hidden_size * self.weights.itemsize
         cdef int status
         if not self.fits(x, spec.input_size):
-            x = self.convert_input(x)
+            x = self._convert_input(x)
         cdef int ndim = cnp.PyArray_NDIM(<cnp.ndarray> x)
         if out is None:
             shape[0] = self.batch_size
@@ -361,30 +404,30 @@ cdef class StreamState:
             out = cnp.PyArray_SimpleNew(ndim, shape, self.type_number)
         elif not (self.fits(out, spec.hidden_size) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out)
                   and cnp.PyArray_NDIM(<cnp.ndarray> out) == ndim):
-            self.refuse_output(out, ndim)
-        if not self.weights.is_current(self.pack):
-            self.pack = self.weights.current_pack(False)
-        cdef Pack pack = self.pack
-        cdef cnp.ndarray h = self.h, h_next = self.h_next, c = self.c
+            self._refuse_output(out, ndim)
+            raise ValueError("out does not fit")
+        cdef Pack pack
+        cdef cnp.ndarray h, h_next, c
+        with cython.critical_section(self):
+            if not self.weights.is_current(self.pack):
+                self.pack = self.weights.current_pack(False)
+            pack, h, h_next, c = self.pack, self.h, self.h_next, self.c
         cdef void *x_data = cnp.PyArray_DATA(<cnp.ndarray> x)
         with nogil:
             status = clstm_step(spec, pack.block.data, self.batch_size, x_data, cnp.PyArray_DATA(h),
                                 cnp.PyArray_DATA(c), cnp.PyArray_DATA(h_next), cnp.PyArray_DATA(c))
         check(status)
-        self.h = h_next
-        self.h_next = h
+        with cython.critical_section(self):
+            self.h, self.h_next = h_next, h
         memcpy(cnp.PyArray_DATA(<cnp.ndarray> out),
                <char *> cnp.PyArray_DATA(h_next) + (spec.num_layers - 1) * row_bytes, row_bytes)
         return out
 
-    cdef copy_state(self):
+    def _get_state(self):
+        """Copies of (h, c), each (L, B, H)."""
         return self.h.copy(), self.c.copy()
 
-    def get_state(self):
-        """Copies of (h, c), each (L, B, H)."""
-        return self.copy_state()
-
-    def set_state(self, h, c):
+    def _set_state(self, h, c):
         """Copy new values into the state."""
         self.h[...] = h
         self.c[...] = c

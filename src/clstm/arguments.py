@@ -33,13 +33,10 @@ def as_flag(name: str, value: Any) -> bool:
 
 def as_float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """Return float32 or float64 as a numpy dtype in native byte order."""
-    try:
-        known = np.dtype(dtype).name in ("float32", "float64") and dtype is not None
-    except TypeError:
-        known = False
-    if not known:
-        raise ValueError(f"dtype is {dtype!r}, but 'float32' or 'float64' is expected")
-    return np.dtype(dtype).newbyteorder("=")
+    for known in (np.float32, np.float64):
+        if dtype is known or (isinstance(dtype, (str, np.dtype)) and dtype == np.dtype(known).name):
+            return np.dtype(known)
+    raise ValueError(f"dtype is {dtype!r}, but 'float32' or 'float64' is expected")
 
 
 def as_real_array(name: str, value: ArrayLike, dtype: DTypeLike | None = None) -> np.ndarray:

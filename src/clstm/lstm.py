@@ -142,18 +142,21 @@ class LSTM(Module):
                 f"input_size {self.input_size}, hidden_size {H} and num_layers {self.num_layers} make {size} bytes of "
                 "parameters"
             )
-        shapes = dict(self.parameter_shapes(**self.config()))
         self._weights = _core.Weights(
             input_size=self.input_size,
-            hidden_size=self.hidden_size,
+            hidden_size=H,
             num_layers=self.num_layers,
             double_precision=self.dtype == np.float64,
             bias=self.bias,
             bidirectional=self.bidirectional,
             dropout=self.dropout,
-            shapes=list(shapes.values()),
         )
-        self._parameters = dict(zip(shapes, self._weights.parameters, strict=True))
+        self._shapes = dict(
+            LSTM.parameter_shapes(
+                self.input_size, H, self.num_layers, bias=self.bias, bidirectional=self.bidirectional
+            )
+        )
+        self._index = {name: i for i, name in enumerate(self._shapes)}
 
     # ---- parameters ----
 
@@ -180,7 +183,16 @@ class LSTM(Module):
 
     def parameters(self) -> dict[str, np.ndarray]:
         """Return the live arrays by name: writing into one changes the layer."""
-        return {name: np.asarray(parameter) for name, parameter in self._parameters.items()}
+        return {name: self._weights.view(i) for name, i in self._index.items()}
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trainable values."""
+        return sum(math.prod(shape) for shape in self._shapes.values())
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return copies of the parameters by name."""
+        return {name: self._weights.copy(i) for name, i in self._index.items()}
 
     def config(self) -> dict[str, Any]:
         """Return the arguments of the constructor, without seed and init."""
@@ -201,39 +213,35 @@ class LSTM(Module):
         return cls(**config, init="pytorch")
 
     def __getattr__(self, name: str) -> np.ndarray:
-        parameters = self.__dict__.get("_parameters", {})
-        if name in parameters:
-            return np.asarray(parameters[name])
+        index = self.__dict__.get("_index", {})
+        if name in index:
+            return self._weights.view(index[name])
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _FIXED and "_weights" in self.__dict__:
-            raise AttributeError(f"{name} is fixed when the {type(self).__name__} is made")
-        parameters = self.__dict__.get("_parameters", {})
-        if name in parameters:
-            own = {name: np.asarray(parameters[name])}
+        index = self.__dict__.get("_index", {})
+        if name in index:
+            own = {name: self._weights.view(index[name])}
             own[name][...] = matching_arrays({name: value}, own, type(self).__name__)[name]
+        elif index and name in _FIXED:
+            raise AttributeError(f"{name} is fixed when the {type(self).__name__} is made")
+        elif index and name.startswith(("weight_", "bias_")):
+            raise AttributeError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(index)}")
         else:
-            super().__setattr__(name, value)
+            super().__setattr__(name, as_flag(name, value) if name == "batch_first" else value)
 
     def __dir__(self) -> Iterable[str]:
-        return [*super().__dir__(), *self._parameters]
+        return [*super().__dir__(), *self._index]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "config": self.config(),
-            "state_dict": self.state_dict(),
-            "seed": self.seed,
-            "dropout_counter": self.dropout_counter,
-        }
+        made = {"_weights", "_shapes", "_index"}
+        attributes = {name: value for name, value in self.__dict__.items() if name not in made}
+        return {"attributes": attributes, "state_dict": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state["config"].items():
-            setattr(self, name, np.dtype(value) if name == "dtype" else value)
-        self.seed = state["seed"]
-        self.dropout_counter = state["dropout_counter"]
+        self.__dict__.update(state["attributes"])
         self._allocate()
-        self.load_state_dict(state["state_dict"])
+        LSTM.load_state_dict(self, state["state_dict"])
 
     # ---- calls ----
 
@@ -329,7 +337,7 @@ class LSTM(Module):
         dh_n, dc_n = self._states(("dh_n", "dc_n"), "dstate", dstate, tape.B, layout)
         dx_out, dx = self._empty(tape.T, tape.B, self.input_size, layout.batched)
         dh_0, dc_0 = self._empty_states(tape.B)
-        grads = {name: np.empty(shape, self.dtype) for name, shape in self.parameter_shapes(**self.config())}
+        grads = {name: np.empty(shape, self.dtype) for name, shape in self._shapes.items()}
         _core.backward(tape, dy, dh_n, dc_n, dx, dh_0, dc_0, list(grads.values()))
         if layout.order is not None:
             _restore(dx, layout.order)
@@ -379,7 +387,7 @@ class LSTM(Module):
         h_n, c_n = self._empty_states(B)
         seed = 0
         if training and self.dropout > 0:
-            seed = (self.seed + self.dropout_counter) % 2**64
+            seed = int(np.random.SeedSequence((self.seed, self.dropout_counter)).generate_state(1, np.uint64)[0])
             self.dropout_counter += 1
         tape = _core.forward(self._weights, x, y, h_0, c_0, h_n, c_n, lengths, training, seed, layout)
         if layout.order is not None:
@@ -459,7 +467,10 @@ def _restore(array: np.ndarray, order: np.ndarray) -> None:
 
 def _as_lengths(lengths: Any, T: int, B: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Lengths from the longest to the shortest, and the order that sorts them (None if they are sorted)."""
-    array = np.asarray(lengths)
+    try:
+        array = np.asarray(lengths)
+    except ValueError as error:
+        raise ValueError(f"lengths is no array: {error}") from error
     if array.dtype.kind not in "iu":
         if array.size:
             raise TypeError(f"lengths has dtype {array.dtype}, but integers are expected")

@@ -27,7 +27,7 @@ class Module(ABC):
     """A part of a model.
 
     A subclass implements `parameters` and `config`; this class makes state dictionaries, copies, files and a
-    `repr` of them. Its name is what model files call it by, so two packages cannot define the same one.
+    `repr` of them. A model file calls it by its name, a class of another package by module and name.
 
     Examples
     --------
@@ -43,10 +43,7 @@ class Module(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        known = _classes.setdefault(cls.__name__, cls)
-        if known.__module__ != cls.__module__:
-            raise TypeError(f"{known.__module__} defines a Module named {cls.__name__} already; choose another name")
-        _classes[cls.__name__] = cls
+        _classes[_file_name(cls)] = cls
 
     @abstractmethod
     def parameters(self) -> dict[str, np.ndarray]:
@@ -234,9 +231,15 @@ def read_extra(path: FilePath) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return extra, {key: text for key, text in metadata.items() if key not in (*FORMAT, "config")}
 
 
+def _file_name(kind: type[Module]) -> str:
+    """What model files call a class."""
+    own = kind.__module__.partition(".")[0] == __package__
+    return kind.__name__ if own else f"{kind.__module__}.{kind.__qualname__}"
+
+
 def describe(module: Module) -> dict[str, Any]:
     """Return class name and configuration of a module, in types that JSON has."""
-    return {"class": type(module).__name__, "config": module.config()}
+    return {"class": _file_name(type(module)), "config": module.config()}
 
 
 def read_class(description: Any) -> tuple[type[Module], dict[str, Any]]:

@@ -99,7 +99,7 @@ def read_safetensors(path: FilePath) -> tuple[dict[str, np.ndarray], dict[str, s
         raise ValueError(f"{os.fsdecode(path)!r} holds a tensor of type {error}, which numpy lacks") from error
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{os.fsdecode(path)!r} is not a valid safetensors file: {error}") from error
-    return tensors, header.get("__metadata__", {})
+    return tensors, header.get("__metadata__") or {}
 
 
 def _storable(name: str, value: ArrayLike) -> np.ndarray:

@@ -39,12 +39,25 @@ class Stream(_core.StreamState):
 
     def __init__(self, weights: _core.Weights, batch_size: int, config: dict[str, Any]) -> None:
         super().__init__(weights, batch_size)
+        self._weights = weights
         self._config = config
+
+    def __copy__(self) -> Stream:
+        """Copies share the LSTM's weights, and nothing else."""
+        stream = Stream(self._weights, self.batch_size, self._config)
+        stream.state = self.state
+        return stream
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Stream:
+        return self.__copy__()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Stream cannot be pickled: pickle the LSTM and the stream's state")
 
     @property
     def state(self) -> tuple[np.ndarray, np.ndarray]:
         """Copies of (h, c), each (num_layers, batch_size, hidden_size)."""
-        return self.get_state()
+        return self._get_state()
 
     @state.setter
     def state(self, value: tuple[ArrayLike, ArrayLike]) -> None:
@@ -55,13 +68,13 @@ class Stream(_core.StreamState):
         for name, array in zip("hc", arrays, strict=True):
             if array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}, but {shape} is expected")
-        self.set_state(*arrays)
+        self._set_state(*arrays)
 
     def reset(self) -> None:
         """Set the states to zero."""
-        self.set_state(0, 0)
+        self._set_state(0, 0)
 
-    def convert_input(self, x: ArrayLike) -> np.ndarray:
+    def _convert_input(self, x: ArrayLike) -> np.ndarray:
         """x as `step` reads it; called for arrays that are not so already."""
         features = self._config["input_size"]
         array = np.require(as_real_array("x", x, self._config["dtype"]), requirements=["C", "A"])
@@ -72,7 +85,7 @@ class Stream(_core.StreamState):
             raise ValueError(f"x has shape {array.shape}, but ({self.batch_size}, {features}){single} is expected")
         return array
 
-    def refuse_output(self, out: Any, ndim: int) -> None:
+    def _refuse_output(self, out: Any, ndim: int) -> None:
         """Raise the error for an `out` that cannot take the output."""
         shape = (self.batch_size, self._config["hidden_size"])[-ndim:]
         found = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__

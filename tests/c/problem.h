@@ -20,6 +20,13 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
+/* 1 where every instruction costs ten, under sanitizers and emulators: then there are fewer cases of a kind. */
+#if CHECK_SANITIZER || defined(CHECK_EMULATOR)
+#define SLOW 1
+#else
+#define SLOW 0
+#endif
+
 /* ---- buffers ---- */
 
 enum { GUARD = 192, FILL = 0xfd }; /* FILL: a byte of which floats and doubles are large and odd */

@@ -96,7 +96,7 @@ static void check(problem p, void (*check_variable)(const problem *, const varia
 }
 
 static void every_element_of_small_networks(void) {
-    for (int i = 0; i < 16; i++)
+    for (int i = 0; i < 16; i += SLOW ? 3 : 1)
         check((problem){.spec = {2, 3, 1 + i % 2, CLSTM_FLOAT64, i / 4 % 2 == 0, i / 2 % 2, i % 3 == 2 ? 0.4 : 0},
                         .T = 4,
                         .B = 3,
@@ -113,7 +113,7 @@ static void every_element_of_small_networks(void) {
 static void all_sizes(void) {
     static const int64_t widths[] = {1, 3, 7, 8, 13, 16, 17, 31, 33, 65}, batches[] = {1, 2, 3, 5, 6, 7, 17, 33, 49};
     static const int64_t times[] = {1, 2, 7, 3};
-    for (int i = 0; i < 40; i++)
+    for (int i = 0; i < (SLOW ? 10 : 40); i++)
         check((problem){.spec = {widths[(i + i / 10 * 3) % 10], widths[i % 10], 1 + (i % 10 < 7 && i % 4 == 1),
                                  CLSTM_FLOAT64, 1, i % 10 < 7 && i % 3 == 1, 0},
                         .T = times[i % 4],
@@ -128,7 +128,7 @@ static void all_sizes(void) {
 /* More steps and rows than the library handles at once. */
 static void long_sequences(void) {
     static const int64_t sizes[][2] = {{300, 1}, {150, 3}, {60, 9}, {3, 97}, {1, 300}};
-    for (int i = 0; i < 10; i++)
+    for (int i = 0; i < 10; i += SLOW ? 3 : 1)
         check((problem){.spec = {2, 3, 2, CLSTM_FLOAT64, 1, i % 2, 0},
                         .T = sizes[i / 2][0],
                         .B = sizes[i / 2][1],

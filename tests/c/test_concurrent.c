@@ -7,7 +7,7 @@
 #include <stdatomic.h>
 #include <unistd.h>
 
-enum { CALLERS = 5, ROUNDS = CHECK_SANITIZER ? 12 : 40 };
+enum { CALLERS = 5, ROUNDS = SLOW ? 8 : 40 };
 
 static problem shared;
 static buffer pack, tape;
