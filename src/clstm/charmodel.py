@@ -229,6 +229,8 @@ class CharacterModel:
         i = prompt[-1]
         while True:
             logits = self.linear(stream.step(self.embedding(i))).astype(np.float64)
+            if not np.isfinite(logits).all():
+                raise ValueError("the model's weights make its output NaN or infinite: its training has diverged")
             i = _choose(logits, temperature, rng)
             yield self.vocabulary.characters[i]
 

@@ -1,0 +1,135 @@
+"""Objects come and go: what is dropped is freed at once, whoever holds what, in whatever order it goes."""
+
+import copy
+import ctypes
+import gc
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import clstm
+
+
+class Holder:
+    """Something in a reference cycle, which only the garbage collector can free."""
+
+    def __init__(self):
+        self.me = self
+
+
+def resident_bytes():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the size of the process from /proc")
+def test_dropped_models_are_freed_without_the_garbage_collector():
+    x = np.ones((4, 2, 64), np.float32)
+
+    def use():
+        lstm = clstm.LSTM(64, 256, init="pytorch")
+        y, _, tape = lstm.forward(x)
+        lstm.backward(tape, y)
+
+    use()
+    gc.collect()
+    gc.disable()
+    try:
+        before = resident_bytes()
+        for _ in range(20):
+            use()
+        assert resident_bytes() - before < 20e6
+    finally:
+        gc.enable()
+
+
+def test_a_view_in_a_garbage_cycle_is_released_safely():
+    address = id(None)
+    around = (ctypes.c_char * 256).from_address(address + 16)  # what lies behind None must not change
+    before = bytes(around)
+    for _ in range(20):
+        lstm, holder = clstm.LSTM(5, 7), Holder()
+        holder.view = lstm.weight_ih_l0.base
+        del holder, lstm
+        gc.collect()
+    assert bytes(around) == before
+
+
+def test_garbage_cycles_of_any_order_are_freed_silently():
+    code = """
+import gc, itertools, numpy as np, clstm
+class Holder: pass
+for order in itertools.permutations(["lstm", "tape", "view", "stream"]):
+    lstm, holder = clstm.LSTM(5, 7), Holder()
+    made = dict(lstm=lstm, tape=lstm.forward(np.ones((2, 5)))[2], view=lstm.weight_ih_l0, stream=lstm.stream())
+    holder.me = holder
+    for name in order:
+        setattr(holder, name, made[name])
+    del lstm, holder, made
+    gc.collect()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_tapes_views_and_streams_outlive_their_model():
+    lstm = clstm.LSTM(5, 7, seed=0)
+    x = np.ones((3, 5), np.float32)
+    y, _, tape = lstm.forward(x)
+    view, stream = lstm.weight_hh_l0, lstm.stream()
+    kept = view.copy()
+    del lstm
+    gc.collect()
+    assert np.array_equal(view, kept)
+    assert np.array_equal(stream.step(x[0]), y[0])
+    assert tape.T == 3
+
+
+def test_copies_of_a_stream_share_no_state():
+    stream = clstm.LSTM(3, 4, seed=0).stream()
+    stream.step(np.ones(3))
+    for duplicate in (copy.copy, copy.deepcopy):
+        copied = duplicate(stream)
+        before = copied.state
+        assert np.array_equal(before[0], stream.state[0])
+        stream.step(np.ones(3))
+        assert np.array_equal(copied.state[0], before[0])
+    with pytest.raises(TypeError, match="a Stream cannot be pickled"):
+        pickle.dumps(stream)
+
+
+class Annotated(clstm.LSTM):
+    def __init__(self, hidden_size):
+        super().__init__(3, hidden_size, seed=0)
+        self.note = ["kept"]
+
+    def config(self):
+        return {"hidden_size": self.hidden_size}
+
+    @staticmethod
+    def parameter_shapes(hidden_size, **_):
+        return clstm.LSTM.parameter_shapes(3, hidden_size)
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_of_a_subclass_keep_its_attributes(duplicate):
+    module = Annotated(4)
+    copied = duplicate(module)
+    assert copied.note == ["kept"] and copied.note is not module.note
+    assert np.array_equal(copied(np.ones((2, 3)))[0], module(np.ones((2, 3)))[0])
+
+
+def test_a_subclass_is_saved_and_loaded(tmp_path):
+    module = Annotated(4)
+    module.save(tmp_path / "model")
+    loaded = clstm.Module.load(tmp_path / "model")
+    assert type(loaded) is Annotated
+    assert np.array_equal(loaded(np.ones((2, 3)))[0], module(np.ones((2, 3)))[0])
