@@ -25,15 +25,15 @@ extern "C" {
 
 typedef enum clstm_status {
     CLSTM_OK = 0,
-    CLSTM_ERROR_NULL = 1,     /* a required pointer is NULL */
-    CLSTM_ERROR_SPEC = 2,     /* a field of clstm_spec is out of range */
-    CLSTM_ERROR_SIZE = 3,     /* a size is negative, or a product of sizes does not fit in memory */
-    CLSTM_ERROR_PACK = 4,     /* the pack was made for another network, or lacks what training needs */
-    CLSTM_ERROR_TAPE = 5,     /* the tape was recorded by another network, or with other sizes */
-    CLSTM_ERROR_LENGTHS = 6,  /* lengths lie outside 0..T or are not sorted, longest first */
-    CLSTM_ERROR_ISA = 7,      /* no such instruction set in this build, or the machine lacks it */
-    CLSTM_ERROR_STREAM = 8,   /* a bidirectional network cannot be run step by step */
-    CLSTM_ERROR_THREADS = 9,  /* the number of threads is out of range */
+    CLSTM_ERROR_NULL = 1,      /* a required pointer is NULL */
+    CLSTM_ERROR_SPEC = 2,      /* a field of clstm_spec is out of range */
+    CLSTM_ERROR_SIZE = 3,      /* a size is negative, or a product of sizes does not fit in memory */
+    CLSTM_ERROR_PACK = 4,      /* the pack was made for another network, or lacks what training needs */
+    CLSTM_ERROR_TAPE = 5,      /* the tape was recorded by another network, or with other sizes */
+    CLSTM_ERROR_LENGTHS = 6,   /* lengths lie outside 0..T or are not sorted, longest first */
+    CLSTM_ERROR_ISA = 7,       /* no such instruction set in this build, or the machine lacks it */
+    CLSTM_ERROR_STREAM = 8,    /* a bidirectional network cannot be run step by step */
+    CLSTM_ERROR_THREADS = 9,   /* the number of threads is out of range */
     CLSTM_ERROR_WORKSPACE = 10 /* the workspace is smaller than the call needs */
 } clstm_status;
 
@@ -129,8 +129,8 @@ typedef struct clstm_gradients {
     const void *dhn, *dcn; /* in  gradients on the final states; NULL: zeros */
     void *dx;              /* out (T, B, I); NULL: not wanted */
     int64_t dx_time_stride, dx_row_stride;
-    void *dh0, *dc0;       /* out gradients on the initial states; NULL: not wanted */
-    void *const *dparams;  /* out clstm_num_params pointers, shapes of the parameters; NULL: not wanted */
+    void *dh0, *dc0;      /* out gradients on the initial states; NULL: not wanted */
+    void *const *dparams; /* out clstm_num_params pointers, shapes of the parameters; NULL: not wanted */
 } clstm_gradients;
 
 /* Bytes of scratch memory that one call needs (it may use up to clstm_get_num_threads() threads, read now). */

@@ -132,7 +132,7 @@ cdef class Weights:
 
     def __init__(self, *, int64_t input_size, int64_t hidden_size, int64_t num_layers, bint double_precision,
                  bint bias, bint bidirectional, double dropout):
-        cdef int64_t D = 1 + bidirectional, layer_input, layer, direction
+        cdef int64_t D = 1 + bidirectional, layer_input, layer, _direction
         self.spec = clstm_spec(input_size, hidden_size, num_layers,
                                CLSTM_FLOAT64 if double_precision else CLSTM_FLOAT32, bias, bidirectional, dropout)
         check(clstm_check_spec(&self.spec))
@@ -143,7 +143,7 @@ cdef class Weights:
         self.blocks = []
         for layer in range(num_layers):
             layer_input = D * hidden_size if layer else input_size
-            for direction in range(D):
+            for _direction in range(D):
                 self.add_parameter((4 * hidden_size, layer_input))
                 self.add_parameter((4 * hidden_size, hidden_size))
                 if bias:

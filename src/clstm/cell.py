@@ -166,4 +166,3 @@ class LSTMCell(Module):
 
 def _cell_names(arrays: dict[str, Any]) -> dict[str, Any]:
     return {name.removesuffix("_l0"): array for name, array in arrays.items()}
-

@@ -152,9 +152,7 @@ class LSTM(Module):
             dropout=self.dropout,
         )
         self._shapes = dict(
-            LSTM.parameter_shapes(
-                self.input_size, H, self.num_layers, bias=self.bias, bidirectional=self.bidirectional
-            )
+            LSTM.parameter_shapes(self.input_size, H, self.num_layers, bias=self.bias, bidirectional=self.bidirectional)
         )
         self._index = {name: i for i, name in enumerate(self._shapes)}
 

@@ -44,8 +44,9 @@ static void print_functions(page *to, int dtype) {
 
 /* Weights of 1/sqrt(H), and of 8, where most gates saturate. */
 static void print_networks(page *to, int dtype) {
-    static const int64_t sizes[][4] = {{1, 1, 5, 1},   {3, 5, 7, 3},    {7, 8, 4, 6},   {16, 13, 5, 17}, {31, 33, 6, 5},
-                                       {65, 17, 3, 49}, {129, 31, 20, 2}, {5, 64, 9, 7}, {270, 7, 40, 8}};
+    static const int64_t sizes[][4] = {{1, 1, 5, 1},     {3, 5, 7, 3},   {7, 8, 4, 6},
+                                       {16, 13, 5, 17},  {31, 33, 6, 5}, {65, 17, 3, 49},
+                                       {129, 31, 20, 2}, {5, 64, 9, 7},  {270, 7, 40, 8}};
     for (int i = 0; i < 18; i++) {
         const int64_t *s = sizes[i / 2];
         problem p = {.spec = {s[0], s[1], 1 + i / 2 % 3, dtype, i % 5 != 0, i / 4 % 2, i % 7 == 3 ? 0.25 : 0},
@@ -56,8 +57,9 @@ static void print_networks(page *to, int dtype) {
                      .seed = (uint64_t)i};
         problem_make(&p);
         results r = train(&p);
-        snprintf(to->line[to->n++], WIDTH, "float%d I=%d H=%d L=%d D=%d T=%d B=%d scale=%g forward %016llx gradients %016llx",
-                 dtype ? 64 : 32, (int)s[0], (int)s[1], (int)p.spec.num_layers, (int)p.D, (int)p.T, (int)p.B, p.scale,
+        snprintf(to->line[to->n++], WIDTH,
+                 "float%d I=%d H=%d L=%d D=%d T=%d B=%d scale=%g forward %016llx gradients %016llx", dtype ? 64 : 32,
+                 (int)s[0], (int)s[1], (int)p.spec.num_layers, (int)p.D, (int)p.T, (int)p.B, p.scale,
                  (unsigned long long)checksum(r.p, r.dx), (unsigned long long)checksum(r.p + r.dx, r.bytes - r.dx));
         free(r.p);
         problem_free(&p);

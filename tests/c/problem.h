@@ -111,7 +111,7 @@ typedef struct problem {
     uint64_t seed; /* of every number, and of the dropout */
 
     /* made by problem_make; contiguous */
-    size_t size; /* bytes of a real */
+    size_t size;       /* bytes of a real */
     int64_t D, states; /* states: L * D * B * H */
     int64_t *lengths;
     buffer params[MAX_PARAMS], x, h0, c0, dy, dhn, dcn;
@@ -318,7 +318,8 @@ static inline void forward_with(const problem *p, const buffer *pack, const buff
                                      .y_row_stride = y.row,
                                      .hn = hn.p,
                                      .cn = cn.p};
-    CHECK_PROBLEM(p, clstm_forward(&p->spec, pack->p, &sequence, tape ? tape->p : NULL, workspace.p, bytes) == CLSTM_OK);
+    CHECK_PROBLEM(p,
+                  clstm_forward(&p->spec, pack->p, &sequence, tape ? tape->p : NULL, workspace.p, bytes) == CLSTM_OK);
     memcpy(r->p + r->hn, hn.p, hn.bytes);
     memcpy(r->p + r->cn, cn.p, cn.bytes);
     grid_take(&y, r->p + r->y);

@@ -151,8 +151,8 @@ static void floats_follow_doubles(void) {
         q.spec.dtype = CLSTM_FLOAT64;
         problem_make(&p);
         problem_make(&q);
-        buffer *const from[] = {&p.x, &p.h0, &p.c0, &p.dy, &p.dhn, &p.dcn},
-                      *const to[] = {&q.x, &q.h0, &q.c0, &q.dy, &q.dhn, &q.dcn};
+        buffer *const from[] = {&p.x, &p.h0, &p.c0, &p.dy, &p.dhn, &p.dcn}, *const to[] = {&q.x,  &q.h0,  &q.c0,
+                                                                                           &q.dy, &q.dhn, &q.dcn};
         for (int j = 0; j < 6 + clstm_num_params(&p.spec); j++) {
             const buffer *a = j < 6 ? from[j] : &p.params[j - 6], *b = j < 6 ? to[j] : &q.params[j - 6];
             for (size_t k = 0; k < a->bytes / 4; k++)
@@ -242,7 +242,8 @@ static void every_output_is_optional(void) {
 /* NULL for dy, dhn or dcn gives the bytes that zeros give. */
 static void missing_inputs_are_zeros(void) {
     for (int i = 0; i < 16; i++) {
-        problem p = {.spec = {3, 5, 2, i / 8, 1, 1, 0}, .T = 4, .B = 3, .no_dy = i & 1, .no_dhn = i & 2, .no_dcn = i & 4};
+        problem p = {
+            .spec = {3, 5, 2, i / 8, 1, 1, 0}, .T = 4, .B = 3, .no_dy = i & 1, .no_dhn = i & 2, .no_dcn = i & 4};
         problem_make(&p);
         results missing = train(&p);
         if (p.no_dy)

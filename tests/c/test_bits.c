@@ -11,7 +11,10 @@ static problem nth_problem(int i, int dtype) {
     const int64_t H = widths[i % 12], I = widths[(i * 5 + i / 12) % 12];
     return (problem){.spec = {I, H, 1 + (H < 40) * (i % 3), dtype, i % 7 != 0, i % 5 > 2, i % 4 == 3 ? 0.3 : 0},
                      .T = times[i % 4],
-                     .B = batches[i * 3 % (H < 20 ? 11 : H < 60 ? 7 : 4)],
+                     .B = batches[i * 3 %
+                                  (H < 20   ? 11
+                                   : H < 60 ? 7
+                                            : 4)],
                      .with_lengths = i % 3 == 1,
                      .scale = i % 6 == 5 ? 4 : 0,
                      .seed = (uint64_t)i};
@@ -19,7 +22,8 @@ static problem nth_problem(int i, int dtype) {
 
 /* Larger: T, B and products beyond what the library takes at once, and work for several threads. */
 static problem nth_large_problem(int i, int dtype) {
-    static const int64_t sizes[][4] = {{300, 33, 2, 17}, {17, 129, 2, 13}, {5, 7, 30, 49}, {13, 65, 20, 2}, {530, 3, 2, 9}};
+    static const int64_t sizes[][4] = {
+        {300, 33, 2, 17}, {17, 129, 2, 13}, {5, 7, 30, 49}, {13, 65, 20, 2}, {530, 3, 2, 9}};
     enum { SIZES = sizeof sizes / sizeof sizes[0] };
     const int64_t *s = sizes[i % SIZES];
     return (problem){.spec = {s[0], s[1], 1 + (i + i / SIZES) % 2, dtype, 1, i / 2 % 2, i % 4 == 1 ? 0.3 : 0},
@@ -79,7 +83,8 @@ static void same_bits_on_any_number_of_threads(int dtype) {
 /* ---- the batch ---- */
 
 /* n elements of a problem's array in the library's type. */
-static void copy(const problem *p, unsigned char *to, int64_t to_i, const unsigned char *from, int64_t from_i, int64_t n) {
+static void copy(const problem *p, unsigned char *to, int64_t to_i, const unsigned char *from, int64_t from_i,
+                 int64_t n) {
     memcpy(to + (size_t)to_i * p->size, from + (size_t)from_i * p->size, (size_t)n * p->size);
 }
 

@@ -17,7 +17,8 @@ static atomic_int callers_left;
 /* T steps of clstm_step on the first rows of x from the initial states; returns whether the last h is y's. */
 static int steps_agree(void) {
     const problem *p = &shared;
-    const size_t in = (size_t)(p->B * p->spec.input_size) * p->size, out = (size_t)(p->B * p->spec.hidden_size) * p->size;
+    const size_t in = (size_t)(p->B * p->spec.input_size) * p->size,
+                 out = (size_t)(p->B * p->spec.hidden_size) * p->size;
     buffer h[2] = {buffer_new(p->h0.bytes, 0), buffer_new(p->h0.bytes, 0)}, c = buffer_new(p->c0.bytes, 0);
     memcpy(h[0].p, p->h0.p, p->h0.bytes);
     memcpy(c.p, p->c0.p, p->c0.bytes);

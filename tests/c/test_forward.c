@@ -75,11 +75,10 @@ static void large_sizes(int dtype) {
     static const int64_t sizes[][4] = {{129, 65, 2, 97}, {33, 129, 1, 64}, {300, 33, 2, 49},
                                        {4, 129, 70, 1},  {1, 1, 2500, 1},  {2, 3, 700, 3}};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
-        check((problem){.spec = {sizes[i][0], sizes[i][1], 1, dtype, 1, 0, 0},
-                        .T = sizes[i][2],
-                        .B = sizes[i][3],
-                        .seed = i},
-              0);
+        check(
+            (problem){
+                .spec = {sizes[i][0], sizes[i][1], 1, dtype, 1, 0, 0}, .T = sizes[i][2], .B = sizes[i][3], .seed = i},
+            0);
 }
 
 /* ---- options ---- */

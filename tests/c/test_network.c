@@ -8,21 +8,35 @@ static const clstm_spec good = {3, 5, 2, CLSTM_FLOAT32, 1, 0, 0};
 static clstm_spec changed(int field, int64_t value) {
     clstm_spec s = good;
     switch (field) {
-    case 0: s.input_size = value; break;
-    case 1: s.hidden_size = value; break;
-    case 2: s.num_layers = value; break;
-    case 3: s.dtype = (int32_t)value; break;
-    case 4: s.bias = (int32_t)value; break;
-    case 5: s.bidirectional = (int32_t)value; break;
+    case 0:
+        s.input_size = value;
+        break;
+    case 1:
+        s.hidden_size = value;
+        break;
+    case 2:
+        s.num_layers = value;
+        break;
+    case 3:
+        s.dtype = (int32_t)value;
+        break;
+    case 4:
+        s.bias = (int32_t)value;
+        break;
+    case 5:
+        s.bidirectional = (int32_t)value;
+        break;
     }
     return s;
 }
 
 static void specs_are_checked(void) {
-    static const int64_t fine[][2] = {{0, 1}, {1, 1}, {2, 1}, {3, 0}, {3, 1}, {4, 0}, {4, 1}, {5, 0}, {5, 1}, {0, 1 << 30}};
-    static const int64_t wrong[][2] = {{0, 0},         {0, -1}, {0, INT64_MAX}, {0, INT64_MIN}, {1, 0},  {1, -1},
-                                       {1, INT64_MAX}, {2, 0},  {2, -1},        {2, INT64_MAX}, {3, 2},  {3, -1},
-                                       {4, 2},         {4, -1}, {4, INT32_MIN}, {5, 2},         {5, -1}, {5, INT32_MIN}};
+    static const int64_t fine[][2] = {{0, 1}, {1, 1}, {2, 1}, {3, 0}, {3, 1},
+                                      {4, 0}, {4, 1}, {5, 0}, {5, 1}, {0, 1 << 30}};
+    static const int64_t wrong[][2] = {{0, 0},  {0, -1},        {0, INT64_MAX}, {0, INT64_MIN}, {1, 0},
+                                       {1, -1}, {1, INT64_MAX}, {2, 0},         {2, -1},        {2, INT64_MAX},
+                                       {3, 2},  {3, -1},        {4, 2},         {4, -1},        {4, INT32_MIN},
+                                       {5, 2},  {5, -1},        {5, INT32_MIN}};
     for (size_t i = 0; i < sizeof fine / sizeof fine[0]; i++) {
         const clstm_spec s = changed((int)fine[i][0], fine[i][1]);
         CHECK(clstm_check_spec(&s) == CLSTM_OK);
@@ -146,12 +160,24 @@ static setup setup_new(clstm_spec spec) {
         s.dparam[i] = buffer_new(p->params[i].bytes, 0);
         s.dparams[i] = s.dparam[i].p;
     }
-    s.sequence = (clstm_sequence){.T = 4, .B = 3, .x = p->x.p, .x_time_stride = 3 * spec.input_size,
-                                  .x_row_stride = spec.input_size, .y = s.y.p, .y_time_stride = 3 * DH,
-                                  .y_row_stride = DH, .hn = s.out[0].p, .cn = s.out[1].p};
-    s.gradients = (clstm_gradients){.dy = p->dy.p, .dy_time_stride = 3 * DH, .dy_row_stride = DH, .dx = s.y.p,
-                                    .dx_time_stride = 3 * spec.input_size, .dx_row_stride = spec.input_size,
-                                    .dh0 = s.out[2].p, .dc0 = s.out[3].p};
+    s.sequence = (clstm_sequence){.T = 4,
+                                  .B = 3,
+                                  .x = p->x.p,
+                                  .x_time_stride = 3 * spec.input_size,
+                                  .x_row_stride = spec.input_size,
+                                  .y = s.y.p,
+                                  .y_time_stride = 3 * DH,
+                                  .y_row_stride = DH,
+                                  .hn = s.out[0].p,
+                                  .cn = s.out[1].p};
+    s.gradients = (clstm_gradients){.dy = p->dy.p,
+                                    .dy_time_stride = 3 * DH,
+                                    .dy_row_stride = DH,
+                                    .dx = s.y.p,
+                                    .dx_time_stride = 3 * spec.input_size,
+                                    .dx_row_stride = spec.input_size,
+                                    .dh0 = s.out[2].p,
+                                    .dc0 = s.out[3].p};
     return s;
 }
 
@@ -323,7 +349,8 @@ static void tapes_are_checked(void) {
 static void lengths_are_checked(void) {
     setup s = setup_new(good);
     static const int64_t fine[][3] = {{4, 4, 4}, {4, 2, 0}, {0, 0, 0}, {3, 3, 1}};
-    static const int64_t wrong[][3] = {{5, 4, 4}, {4, 4, -1}, {3, 4, 4}, {4, 2, 3}, {INT64_MAX, 4, 4}, {4, 4, INT64_MIN}};
+    static const int64_t wrong[][3] = {{5, 4, 4}, {4, 4, -1},        {3, 4, 4},
+                                       {4, 2, 3}, {INT64_MAX, 4, 4}, {4, 4, INT64_MIN}};
     for (int i = 0; i < 10; i++) {
         s.sequence.lengths = i < 4 ? fine[i] : wrong[i - 4];
         const int status = i < 4 ? CLSTM_OK : CLSTM_ERROR_LENGTHS;
@@ -379,8 +406,16 @@ static void workspaces_outlive_the_number_of_threads(void) {
             CHECK(clstm_set_num_threads(queried) == CLSTM_OK);
             CHECK(clstm_forward_workspace(&p.spec, p.T, B, &bytes) == CLSTM_OK);
             buffer workspace = buffer_new(bytes, 0), y = buffer_new(expected.hn, 0);
-            const clstm_sequence q = {.T = p.T, .B = B, .x = p.x.p, .x_time_stride = 2 * B, .x_row_stride = 2,
-                                      .h0 = p.h0.p, .c0 = p.c0.p, .y = y.p, .y_time_stride = 16 * B, .y_row_stride = 16};
+            const clstm_sequence q = {.T = p.T,
+                                      .B = B,
+                                      .x = p.x.p,
+                                      .x_time_stride = 2 * B,
+                                      .x_row_stride = 2,
+                                      .h0 = p.h0.p,
+                                      .c0 = p.c0.p,
+                                      .y = y.p,
+                                      .y_time_stride = 16 * B,
+                                      .y_row_stride = 16};
             for (int used = 1; used <= 5; used += 2) {
                 CHECK(clstm_set_num_threads(used) == CLSTM_OK);
                 CHECK_PROBLEM(&p, clstm_forward(&p.spec, pack.p, &q, NULL, workspace.p, bytes) == CLSTM_OK);
@@ -425,7 +460,8 @@ static void packs_outlive_the_choice_of_kernels(void) {
 
 static void bidirectional_networks_do_not_step(void) {
     setup s = setup_new(changed(5, 1));
-    CHECK(clstm_step(&s.p.spec, s.pack.p, 3, s.p.x.p, s.p.h0.p, s.p.c0.p, s.out[0].p, s.out[1].p) == CLSTM_ERROR_STREAM);
+    CHECK(clstm_step(&s.p.spec, s.pack.p, 3, s.p.x.p, s.p.h0.p, s.p.c0.p, s.out[0].p, s.out[1].p) ==
+          CLSTM_ERROR_STREAM);
     setup_free(&s);
 }
 

@@ -15,8 +15,7 @@ typedef struct arena {
 enum { ARENA_ALIGN = 64 };
 
 /* The next array of a * b * c elements of `size` bytes, aligned to 64; NULL while measuring. */
-static inline void *arena_take(arena *m, size_t size, ptrdiff_t a, ptrdiff_t b, ptrdiff_t c)
-{
+static inline void *arena_take(arena *m, size_t size, ptrdiff_t a, ptrdiff_t b, ptrdiff_t c) {
     const size_t limit = (size_t)PTRDIFF_MAX - 4 * ARENA_ALIGN;
     const size_t factors[3] = {(size_t)a, (size_t)b, (size_t)c};
     size_t bytes = size;

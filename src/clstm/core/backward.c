@@ -14,15 +14,15 @@
 enum { CHUNK_ROWS = 256 }; /* rows (steps x batch) of a chunk: dW is read and written once in this many */
 
 typedef struct scratch {
-    int64_t *active;  /* (T); NULL without lengths */
-    void *zeros;      /* (D*H) */
-    void *dlayer[2];  /* (T, B, D*H) gradients between layers */
-    void *dc;         /* (B, H) */
-    void *dz;         /* (B + chunk rows, 4H): the last step of the chunk before, then this chunk */
-    idx *offset;      /* (steps + 1) first row of each step of the chunk */
-    void *inputs;     /* [x | h_before | 1] of the chunk in gemm panels */
-    void *dz_tiles;   /* dz of the chunk, transposed, in row tiles */
-    void *dW;         /* (4H, columns rounded up to VL) */
+    int64_t *active; /* (T); NULL without lengths */
+    void *zeros;     /* (D*H) */
+    void *dlayer[2]; /* (T, B, D*H) gradients between layers */
+    void *dc;        /* (B, H) */
+    void *dz;        /* (B + chunk rows, 4H): the last step of the chunk before, then this chunk */
+    idx *offset;     /* (steps + 1) first row of each step of the chunk */
+    void *inputs;    /* [x | h_before | 1] of the chunk in gemm panels */
+    void *dz_tiles;  /* dz of the chunk, transposed, in row tiles */
+    void *dW;        /* (4H, columns rounded up to VL) */
 } scratch;
 
 typedef struct backward_call {
@@ -45,24 +45,22 @@ typedef struct direction_pass {
     idx I, columns; /* columns: I + H + 1 of dW */
     layer_weights w;
     plane x, h, c, gates, dy;
-    plane dx;      /* NULL p: not wanted */
-    int adds_dx;   /* the other direction has written dx already */
+    plane dx;               /* NULL p: not wanted */
+    int adds_dx;            /* the other direction has written dx already */
     plane h0, c0, dhn, dh0; /* (1, B, H); dh0: NULL p if not wanted */
-    idx s0, s1;    /* visited steps of the chunk */
+    idx s0, s1;             /* visited steps of the chunk */
 } direction_pass;
 
 /* ---- scratch memory ---- */
 
 static idx round_up(idx n, idx to) { return (n + to - 1) / to * to; }
 
-static idx widest_columns(const network *net)
-{
+static idx widest_columns(const network *net) {
     const idx top = network_layer_input(net, net->L - 1);
     return (net->I > top ? net->I : top) + net->H + 1;
 }
 
-static int take_scratch(arena *m, backward_call *b, int has_lengths)
-{
+static int take_scratch(arena *m, backward_call *b, int has_lengths) {
     const network *net = &b->net;
     const idx H = net->H, DH = net->D * H, width = round_up(widest_columns(net), net->k->vl);
     const idx most = (CHUNK_ROWS + b->B - 1) / (b->B ? b->B : 1);
@@ -81,8 +79,7 @@ static int take_scratch(arena *m, backward_call *b, int has_lengths)
     return m->overflow ? CLSTM_ERROR_SIZE : CLSTM_OK;
 }
 
-int clstm_backward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes)
-{
+int clstm_backward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes) {
     const int status = network_check_batch(spec, T, B);
     if (status)
         return status;
@@ -109,8 +106,7 @@ int clstm_backward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_
 static idx time_of(const direction_pass *d, idx s) { return d->reverse ? s : d->b->T - 1 - s; }
 
 /* Row `row` of dz at visited step s; s = s0 - 1 is the last step of the chunk before. */
-static void *dz_at(const direction_pass *d, idx s, idx row)
-{
+static void *dz_at(const direction_pass *d, idx s, idx row) {
     const backward_call *b = d->b;
     const idx at_row = s < d->s0 ? row : b->B + b->s.offset[s - d->s0] + row;
     return at(&b->net, b->s.dz, at_row * 4 * b->net.H);
@@ -118,8 +114,7 @@ static void *dz_at(const direction_pass *d, idx s, idx row)
 
 /* dz of rows begin .. end at visited step s. has_after: the following step was valid too; has_before: so was the one
  * before, else the row began here. */
-static void grad_rows(const direction_pass *d, idx s, idx begin, idx end, int has_after, int has_before)
-{
+static void grad_rows(const direction_pass *d, idx s, idx begin, idx end, int has_after, int has_before) {
     const backward_call *b = d->b;
     const network *net = &b->net;
     const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1;
@@ -148,8 +143,7 @@ static void grad_rows(const direction_pass *d, idx s, idx begin, idx end, int ha
 }
 
 /* dh_0 = dz W_hh of rows begin .. end, which began at visited step s. */
-static void initial_gradients(const direction_pass *d, idx s, idx begin, idx end)
-{
+static void initial_gradients(const direction_pass *d, idx s, idx begin, idx end) {
     const network *net = &d->b->net;
     const gemm_args g = {.groups = 1,
                          .M = end - begin,
@@ -166,8 +160,7 @@ static void initial_gradients(const direction_pass *d, idx s, idx begin, idx end
 }
 
 /* Copies n values into columns col .. of row r of `inputs` (rows, columns) in gemm panels. */
-static void put_columns(const direction_pass *d, idx rows, idx r, idx col, const void *from, idx n)
-{
+static void put_columns(const direction_pass *d, idx rows, idx r, idx col, const void *from, idx n) {
     const network *net = &d->b->net;
     const idx panel = net->k->panel, all = round_up(d->columns, net->k->vl);
     while (n > 0) {
@@ -181,8 +174,7 @@ static void put_columns(const direction_pass *d, idx rows, idx r, idx col, const
 }
 
 /* [x | h_before | 1 | 0] of a row of step t. */
-static void put_inputs(const direction_pass *d, idx rows, idx r, idx t, idx row, int has_before)
-{
+static void put_inputs(const direction_pass *d, idx rows, idx r, idx t, idx row, int has_before) {
     const network *net = &d->b->net;
     const idx before = d->reverse ? t + 1 : t - 1, padding = round_up(d->columns, net->k->vl) - d->columns;
     const float one_f32 = 1;
@@ -195,8 +187,7 @@ static void put_inputs(const direction_pass *d, idx rows, idx r, idx t, idx row,
 }
 
 /* dx of rows begin .. end of visited steps s0 .. s1, at all of which they are valid. */
-static void dx_product(const direction_pass *d, idx s0, idx s1, idx begin, idx end)
-{
+static void dx_product(const direction_pass *d, idx s0, idx s1, idx begin, idx end) {
     const network *net = &d->b->net;
     const idx steps = s1 - s0, rows = end - begin, dz_row = 4 * net->H, dz_step = d->b->B * dz_row;
     const idx dx_step = d->reverse ? d->dx.time : -d->dx.time;
@@ -222,8 +213,7 @@ static void dx_product(const direction_pass *d, idx s0, idx s1, idx begin, idx e
 }
 
 /* dx of the chunk's rows begin .. end: all steps at once if all rows are valid, else step by step; 0 in the padding. */
-static void input_gradients(const direction_pass *d, idx begin, idx end)
-{
+static void input_gradients(const direction_pass *d, idx begin, idx end) {
     const backward_call *b = d->b;
     if (!d->dx.p)
         return;
@@ -239,8 +229,7 @@ static void input_gradients(const direction_pass *d, idx begin, idx end)
     }
 }
 
-static void chunk_rows(void *context, int part)
-{
+static void chunk_rows(void *context, int part) {
     const direction_pass *d = context;
     const backward_call *b = d->b;
     const network *net = &b->net;
@@ -266,13 +255,13 @@ static void chunk_rows(void *context, int part)
     input_gradients(d, first, end);
     const idx last = first + active_rows(b->s.active, b->T, time_of(d, d->s1 - 1), first, end - first);
     if (last > first)
-        memcpy(dz_at(d, d->s0 - 1, first), dz_at(d, d->s1 - 1, first), (size_t)((last - first) * 4 * net->H) * net->size);
+        memcpy(dz_at(d, d->s0 - 1, first), dz_at(d, d->s1 - 1, first),
+               (size_t)((last - first) * 4 * net->H) * net->size);
 }
 
 /* ---- second half: weights ---- */
 
-static void chunk_weights(void *context, int part)
-{
+static void chunk_weights(void *context, int part) {
     const direction_pass *d = context;
     const backward_call *b = d->b;
     const network *net = &b->net;
@@ -280,11 +269,8 @@ static void chunk_weights(void *context, int part)
     const row_split units = {.B = 4 * net->H, .tile = tile, .parts = b->weight_parts};
     const idx first = row_split_start(&units, part), end = row_split_start(&units, part + 1);
     void *dW = at(net, b->s.dW, first * width), *tiles = at(net, b->s.dz_tiles, first * rows);
-    const tile_args transpose = {.K = rows,
-                                 .M = end - first,
-                                 .src = at(net, dz_at(d, d->s0, 0), first),
-                                 .src_row = 4 * net->H,
-                                 .dst = tiles};
+    const tile_args transpose = {
+        .K = rows, .M = end - first, .src = at(net, dz_at(d, d->s0, 0), first), .src_row = 4 * net->H, .dst = tiles};
     net->k->pack_tiles(&transpose);
     const gemm_args g = {.groups = 1,
                          .M = end - first,
@@ -302,8 +288,7 @@ static void chunk_weights(void *context, int part)
 }
 
 /* From dW (4H, [I | H | 1]) to the caller's arrays. */
-static void write_weights(const direction_pass *d, void *const *dparams)
-{
+static void write_weights(const direction_pass *d, void *const *dparams) {
     const network *net = &d->b->net;
     const idx width = round_up(d->columns, net->k->vl);
     for (idx j = 0; j < 4 * net->H; j++) {
@@ -318,8 +303,7 @@ static void write_weights(const direction_pass *d, void *const *dparams)
 /* ---- the stack ---- */
 
 /* dc starts as the gradient on the final c; rows without any step pass that on their final h to the initial one. */
-static void start_states(const direction_pass *d, const void *dcn)
-{
+static void start_states(const direction_pass *d, const void *dcn) {
     const backward_call *b = d->b;
     const network *net = &b->net;
     const size_t row_bytes = (size_t)net->H * net->size;
@@ -331,8 +315,7 @@ static void start_states(const direction_pass *d, const void *dcn)
         memcpy(plane_at(net, d->dh0, 0, row), plane_at(net, d->dhn, 0, row), row_bytes);
 }
 
-static void run_direction(direction_pass *d, void *const *dparams)
-{
+static void run_direction(direction_pass *d, void *const *dparams) {
     const backward_call *b = d->b;
     if (b->T == 0 || b->B == 0)
         memset(b->s.dW, 0, (size_t)(4 * b->net.H * round_up(d->columns, b->net.k->vl)) * b->net.size);
@@ -352,8 +335,7 @@ static void run_direction(direction_pass *d, void *const *dparams)
 
 /* The (T, B, ...) arrays that a layer reads; from the top layer down, dy is the caller's and then the dx of the layer
  * above. */
-static plane layer_input(const backward_call *b, idx layer)
-{
+static plane layer_input(const backward_call *b, idx layer) {
     const network *net = &b->net;
     const idx DH = net->D * net->H;
     if (layer == 0)
@@ -361,8 +343,7 @@ static plane layer_input(const backward_call *b, idx layer)
     return plane_of(network_tape_dropped(net, b->tape, b->T, b->B, layer - 1), b->B * DH, DH);
 }
 
-static plane layer_dy(const backward_call *b, idx layer)
-{
+static plane layer_dy(const backward_call *b, idx layer) {
     const network *net = &b->net;
     const clstm_gradients *g = b->grads;
     const idx DH = net->D * net->H;
@@ -373,16 +354,14 @@ static plane layer_dy(const backward_call *b, idx layer)
     return plane_of(g->dy, (idx)g->dy_time_stride, (idx)g->dy_row_stride);
 }
 
-static plane layer_dx(const backward_call *b, idx layer)
-{
+static plane layer_dx(const backward_call *b, idx layer) {
     const clstm_gradients *g = b->grads;
     if (layer > 0)
         return layer_dy(b, layer - 1);
     return plane_of(g->dx, (idx)g->dx_time_stride, (idx)g->dx_row_stride);
 }
 
-static void undrop(void *context, int part)
-{
+static void undrop(void *context, int part) {
     const direction_pass *d = context;
     const backward_call *b = d->b;
     const idx first = b->T * part / b->row_parts.parts, end = b->T * (part + 1) / b->row_parts.parts;
@@ -391,13 +370,12 @@ static void undrop(void *context, int part)
     dropout_apply(&b->net, b->head.header->seed, d->layer - 1, (uint64_t)(first * step), (end - first) * step, dx, dx);
 }
 
-static void backward_layer(const backward_call *b, idx layer)
-{
+static void backward_layer(const backward_call *b, idx layer) {
     const network *net = &b->net;
     const clstm_gradients *g = b->grads;
     const idx H = net->H, states = b->B * H, per_direction = 2 + 2 * net->spec->bias;
-    const plane dy = layer_dy(b, layer), h = plane_of(network_tape_output(net, b->tape, b->T, b->B, layer),
-                                                      b->B * net->D * H, net->D * H);
+    const plane dy = layer_dy(b, layer),
+                h = plane_of(network_tape_output(net, b->tape, b->T, b->B, layer), b->B * net->D * H, net->D * H);
     direction_pass d = {.b = b, .layer = layer, .I = network_layer_input(net, layer)};
     d.columns = d.I + H + 1;
     d.x = layer_input(b, layer);
@@ -427,8 +405,7 @@ static void backward_layer(const backward_call *b, idx layer)
 
 /* ---- entry point ---- */
 
-static int open_tape(backward_call *b, const clstm_spec *spec, const void *tape)
-{
+static int open_tape(backward_call *b, const clstm_spec *spec, const void *tape) {
     const tape_header *header = tape;
     if (!tape)
         return CLSTM_ERROR_NULL;
@@ -443,8 +420,7 @@ static int open_tape(backward_call *b, const clstm_spec *spec, const void *tape)
 }
 
 int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, const clstm_gradients *grads,
-                   void *workspace, size_t workspace_bytes)
-{
+                   void *workspace, size_t workspace_bytes) {
     backward_call b = {.grads = grads, .pack = pack};
     arena m = {.base = workspace};
     int status = network_open_pack(spec, pack, 1, &b.net);

@@ -1,15 +1,13 @@
 #include "dropout.h"
 
 /* SplitMix64's output function (Steele, Lea & Flood 2014): a bijection that passes statistical tests on a counter. */
-static uint64_t mix(uint64_t z)
-{
+static uint64_t mix(uint64_t z) {
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
     return z ^ (z >> 31);
 }
 
-void dropout_apply(const network *net, uint64_t seed, idx layer, uint64_t first, idx n, const void *from, void *to)
-{
+void dropout_apply(const network *net, uint64_t seed, idx layer, uint64_t first, idx n, const void *from, void *to) {
     const double p = net->spec->dropout;
     const uint64_t golden = 0x9e3779b97f4a7c15u, key = mix(seed + golden * (uint64_t)(layer + 1));
     for (idx j = 0; j < n; j++) {

@@ -30,9 +30,9 @@ typedef struct forward_call {
 
 /* ---- scratch memory ---- */
 
-/* Few rows: the input product of many steps at once reads W_ih once for all of them. Many rows: the step itself does. */
-static idx chunk_steps(const network *net, idx T, idx rows)
-{
+/* Few rows: the input product of many steps at once reads W_ih once for all of them. Many rows: the step itself does.
+ */
+static idx chunk_steps(const network *net, idx T, idx rows) {
     if (T <= 1 || rows == 0 || rows >= CHUNK_ROWS)
         return 0;
     const idx row_bytes = net->H_blocks * 4 * net->k->vl * (idx)net->size;
@@ -41,8 +41,7 @@ static idx chunk_steps(const network *net, idx T, idx rows)
 }
 
 /* Lays the scratch memory of a call out. A tape stands in for the layers between and for c. */
-static int take_scratch(arena *m, forward_call *f, int has_lengths, int training)
-{
+static int take_scratch(arena *m, forward_call *f, int has_lengths, int training) {
     const network *net = &f->net;
     const idx H = net->H, DH = net->D * H, rows = row_split_most(&f->split);
     f->chunk = chunk_steps(net, f->T, rows);
@@ -57,8 +56,7 @@ static int take_scratch(arena *m, forward_call *f, int has_lengths, int training
 }
 
 /* Takes as many threads as the workspace has room for. */
-static int fit_workspace(forward_call *f, int has_lengths, int training, void *workspace, size_t bytes)
-{
+static int fit_workspace(forward_call *f, int has_lengths, int training, void *workspace, size_t bytes) {
     for (;; f->split.parts--) {
         arena m = {.base = workspace};
         const int status = take_scratch(&m, f, has_lengths, training);
@@ -71,8 +69,7 @@ static int fit_workspace(forward_call *f, int has_lengths, int training, void *w
     }
 }
 
-int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes)
-{
+int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes) {
     const int status = network_check_batch(spec, T, B);
     if (status)
         return status;
@@ -109,22 +106,19 @@ typedef struct direction_pass {
     void *products;
 } direction_pass;
 
-static void copy_rows(const network *net, plane from, idx from_t, plane to, idx to_t, idx first, idx rows, idx n)
-{
+static void copy_rows(const network *net, plane from, idx from_t, plane to, idx to_t, idx first, idx rows, idx n) {
     for (idx b = first; b < first + rows; b++)
         memcpy(plane_at(net, to, to_t, b), plane_at(net, from, from_t, b), (size_t)n * net->size);
 }
 
-static void zero_rows(const network *net, plane a, idx t, idx first, idx end, idx n)
-{
+static void zero_rows(const network *net, plane a, idx t, idx first, idx end, idx n) {
     for (idx b = first; b < end; b++)
         memset(plane_at(net, a, t, b), 0, (size_t)n * net->size);
 }
 
 /* Input products of steps s .. s + steps in processing order, as (steps, rows, blocks, 4, VL). The longer of the two
  * axes gives the rows of the product's tiles. */
-static void input_products(const direction_pass *d, idx s, idx steps)
-{
+static void input_products(const direction_pass *d, idx s, idx steps) {
     const network *net = &d->f->net;
     const idx t = d->reverse ? d->f->T - 1 - s : s, width = net->H_blocks * 4 * net->k->vl;
     const idx in_step = d->reverse ? -d->in.time : d->in.time;
@@ -146,8 +140,7 @@ static void input_products(const direction_pass *d, idx s, idx steps)
 }
 
 /* Rows begin .. end of step t; they continue from step `before`, or start from the initial state (before = -1). */
-static void step_rows(const direction_pass *d, idx t, idx before, idx begin, idx end, const void *products)
-{
+static void step_rows(const direction_pass *d, idx t, idx before, idx begin, idx end, const void *products) {
     const network *net = &d->f->net;
     const idx width = net->H_blocks * 4 * net->k->vl;
     if (begin >= end)
@@ -175,8 +168,7 @@ static void step_rows(const direction_pass *d, idx t, idx before, idx begin, idx
     net->k->cell(&g);
 }
 
-static void run_direction(const direction_pass *d)
-{
+static void run_direction(const direction_pass *d) {
     const forward_call *f = d->f;
     const network *net = &f->net;
     const idx T = f->T, H = net->H, width = net->H_blocks * 4 * net->k->vl;
@@ -210,22 +202,19 @@ static void run_direction(const direction_pass *d)
 /* ---- the stack ---- */
 
 /* (L*D, B, H) initial states of a layer and direction as a plane of rows; zeros if NULL. */
-static plane initial_state(const forward_call *f, const void *states, idx index, idx first)
-{
+static plane initial_state(const forward_call *f, const void *states, idx index, idx first) {
     const network *net = &f->net;
     if (!states)
         return plane_of(f->s.zeros, 0, 0);
     return plane_of(at(net, states, (index * f->B + first) * net->H), 0, net->H);
 }
 
-static void *final_state(const forward_call *f, void *states, idx index, idx first)
-{
+static void *final_state(const forward_call *f, void *states, idx index, idx first) {
     return states ? at(&f->net, states, (index * f->B + first) * f->net.H) : NULL;
 }
 
 /* Where a layer writes its output, from row `first` on. */
-static plane layer_output(const forward_call *f, idx layer, idx first)
-{
+static plane layer_output(const forward_call *f, idx layer, idx first) {
     const network *net = &f->net;
     const idx DH = net->D * net->H;
     plane a = plane_of(NULL, f->B * DH, DH);
@@ -239,8 +228,7 @@ static plane layer_output(const forward_call *f, idx layer, idx first)
     return a;
 }
 
-static plane dropped_output(const forward_call *f, idx layer, idx first, idx rows, plane out)
-{
+static plane dropped_output(const forward_call *f, idx layer, idx first, idx rows, plane out) {
     const network *net = &f->net;
     const idx DH = net->D * net->H;
     const plane to =
@@ -252,8 +240,7 @@ static plane dropped_output(const forward_call *f, idx layer, idx first, idx row
 }
 
 /* What the first layer reads: x itself, or with a tape the copy of it that the tape keeps (padding becomes 0). */
-static plane first_input(const forward_call *f, idx first, idx rows)
-{
+static plane first_input(const forward_call *f, idx first, idx rows) {
     const network *net = &f->net;
     const clstm_sequence *q = f->seq;
     const plane x = plane_of(at(net, q->x, first * (idx)q->x_row_stride), (idx)q->x_time_stride, (idx)q->x_row_stride);
@@ -269,8 +256,7 @@ static plane first_input(const forward_call *f, idx first, idx rows)
     return copy;
 }
 
-static void forward_rows(void *context, int part)
-{
+static void forward_rows(void *context, int part) {
     const forward_call *f = context;
     const network *net = &f->net;
     const idx first = row_split_start(&f->split, part), rows = row_split_start(&f->split, part + 1) - first;
@@ -313,8 +299,7 @@ static void forward_rows(void *context, int part)
 
 /* ---- entry point ---- */
 
-static void write_state(const network *net, const void *from, idx B, void *to)
-{
+static void write_state(const network *net, const void *from, idx B, void *to) {
     const size_t bytes = (size_t)(net->L * net->D * B * net->H) * net->size;
     if (from)
         memcpy(to, from, bytes);
@@ -322,8 +307,7 @@ static void write_state(const network *net, const void *from, idx B, void *to)
         memset(to, 0, bytes);
 }
 
-static void write_tape_head(const forward_call *f)
-{
+static void write_tape_head(const forward_call *f) {
     const network *net = &f->net;
     const tape_parts tape = network_tape(net, f->tape, f->T, f->B);
     memset(tape.header, 0, sizeof *tape.header);
@@ -340,8 +324,7 @@ static void write_tape_head(const forward_call *f)
 }
 
 int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence *seq, void *tape, void *workspace,
-                  size_t workspace_bytes)
-{
+                  size_t workspace_bytes) {
     if (!seq)
         return CLSTM_ERROR_NULL;
     forward_call f = {.seq = seq, .pack = pack, .tape = tape, .T = (idx)seq->T, .B = (idx)seq->B};

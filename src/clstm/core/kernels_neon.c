@@ -13,15 +13,13 @@
 #define PANELS_2 3
 #define PANELS_3 2
 
-static inline float32x4_t load_n_f32(const float *p, ptrdiff_t n)
-{
+static inline float32x4_t load_n_f32(const float *p, ptrdiff_t n) {
     float lanes[4] = {0};
     memcpy(lanes, p, (size_t)n * sizeof *p);
     return vld1q_f32(lanes);
 }
 
-static inline void store_n_f32(float *p, float32x4_t a, ptrdiff_t n)
-{
+static inline void store_n_f32(float *p, float32x4_t a, ptrdiff_t n) {
     float lanes[4];
     vst1q_f32(lanes, a);
     memcpy(p, lanes, (size_t)n * sizeof *p);

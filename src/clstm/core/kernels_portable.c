@@ -13,8 +13,7 @@
 #define PANELS_3 1
 #define VL 1
 
-static inline float exp2_bits_f32(float t)
-{
+static inline float exp2_bits_f32(float t) {
     uint32_t bits;
     memcpy(&bits, &t, sizeof bits);
     bits <<= 23;
@@ -22,8 +21,7 @@ static inline float exp2_bits_f32(float t)
     return t;
 }
 
-static inline double exp2_bits_f64(double t)
-{
+static inline double exp2_bits_f64(double t) {
     uint64_t bits;
     memcpy(&bits, &t, sizeof bits);
     bits <<= 52;

@@ -10,8 +10,7 @@
 
 static int in_range(int64_t value, int64_t most) { return value >= 1 && value <= most; }
 
-int clstm_check_spec(const clstm_spec *s)
-{
+int clstm_check_spec(const clstm_spec *s) {
     const int64_t most = (int64_t)1 << (sizeof(size_t) == 8 ? 40 : 24);
     if (!s)
         return CLSTM_ERROR_NULL;
@@ -24,8 +23,7 @@ int clstm_check_spec(const clstm_spec *s)
     return s->dropout >= 0 && s->dropout <= 1 ? CLSTM_OK : CLSTM_ERROR_SPEC;
 }
 
-int network_check_batch(const clstm_spec *spec, int64_t T, int64_t B)
-{
+int network_check_batch(const clstm_spec *spec, int64_t T, int64_t B) {
     const int64_t most = (int64_t)1 << (sizeof(size_t) == 8 ? 48 : 28);
     const int status = clstm_check_spec(spec);
     if (status)
@@ -49,8 +47,7 @@ typedef struct pack_header {
 static idx round_up(idx n, idx to) { return (n + to - 1) / to * to; }
 
 /* Lays out one layer and direction whose input has I features. */
-static layer_weights take_weights(arena *m, const network *net, idx I, int training)
-{
+static layer_weights take_weights(arena *m, const network *net, idx I, int training) {
     const idx vl = net->k->vl, gates = net->H_blocks * 4 * vl;
     layer_weights w = {0};
     w.bias = arena_take(m, net->size, gates, 1, 1);
@@ -63,15 +60,13 @@ static layer_weights take_weights(arena *m, const network *net, idx I, int train
     return w;
 }
 
-static arena pack_arena(const void *pack)
-{
+static arena pack_arena(const void *pack) {
     arena m = {.base = (char *)(uintptr_t)pack};
     arena_take(&m, sizeof(pack_header), 1, 1, 1);
     return m;
 }
 
-layer_weights network_weights(const network *net, const void *pack, idx layer, idx direction)
-{
+layer_weights network_weights(const network *net, const void *pack, idx layer, idx direction) {
     const int training = ((const pack_header *)pack)->training;
     arena m = pack_arena(pack);
     if (layer > 0) { /* skip the first layer, then the equal ones above it */
@@ -86,8 +81,7 @@ layer_weights network_weights(const network *net, const void *pack, idx layer, i
     return take_weights(&m, net, I, training);
 }
 
-static int pack_size(const network *net, int training, size_t *bytes)
-{
+static int pack_size(const network *net, int training, size_t *bytes) {
     arena m = pack_arena(NULL);
     for (idx layer = 0; layer < net->L && !m.overflow; layer++)
         for (idx direction = 0; direction < net->D; direction++)
@@ -98,8 +92,7 @@ static int pack_size(const network *net, int training, size_t *bytes)
     return CLSTM_OK;
 }
 
-int clstm_pack_size(const clstm_spec *spec, int training, size_t *bytes)
-{
+int clstm_pack_size(const clstm_spec *spec, int training, size_t *bytes) {
     const int status = clstm_check_spec(spec);
     if (status)
         return status;
@@ -108,8 +101,7 @@ int clstm_pack_size(const clstm_spec *spec, int training, size_t *bytes)
 }
 
 /* W (4H, K), transposed, to gemm panels of columns (blocks, 4, VL). */
-static void pack_gates(const network *net, const void *W, idx K, void *dst)
-{
+static void pack_gates(const network *net, const void *W, idx K, void *dst) {
     const idx vl = net->k->vl, panel = net->k->panel;
     for (idx block = 0; block < net->H_blocks; block++) {
         for (idx gate = 0; gate < 4; gate++) {
@@ -127,8 +119,7 @@ static void pack_gates(const network *net, const void *W, idx K, void *dst)
 }
 
 /* W (4H, N) to gemm panels. */
-static void pack_panels(const network *net, const void *W, idx N, void *dst)
-{
+static void pack_panels(const network *net, const void *W, idx N, void *dst) {
     const idx vl = net->k->vl, rows = 4 * net->H;
     for (idx col = 0; col < N; col += vl) {
         const idx panel = col / net->k->panel * net->k->panel, left = round_up(N - panel, vl);
@@ -144,8 +135,7 @@ static void pack_panels(const network *net, const void *W, idx N, void *dst)
 }
 
 /* bias_ih + bias_hh, in the order of the blocks; zeros without bias. */
-static void pack_bias(const network *net, const void *ih, const void *hh, void *dst)
-{
+static void pack_bias(const network *net, const void *ih, const void *hh, void *dst) {
     const idx vl = net->k->vl;
     for (idx block = 0; block < net->H_blocks; block++) {
         for (idx gate = 0; gate < 4; gate++) {
@@ -161,8 +151,7 @@ static void pack_bias(const network *net, const void *ih, const void *hh, void *
     }
 }
 
-int clstm_pack(const clstm_spec *spec, int training, const void *const *params, void *pack)
-{
+int clstm_pack(const clstm_spec *spec, int training, const void *const *params, void *pack) {
     const int status = clstm_check_spec(spec);
     if (status)
         return status;
@@ -199,14 +188,12 @@ int clstm_pack(const clstm_spec *spec, int training, const void *const *params, 
 }
 
 /* dropout is a matter of the call, not of the weights */
-int network_same(const clstm_spec *a, const clstm_spec *b)
-{
+int network_same(const clstm_spec *a, const clstm_spec *b) {
     return a->input_size == b->input_size && a->hidden_size == b->hidden_size && a->num_layers == b->num_layers &&
            a->dtype == b->dtype && a->bias == b->bias && a->bidirectional == b->bidirectional;
 }
 
-int network_open_pack(const clstm_spec *spec, const void *pack, int training, network *net)
-{
+int network_open_pack(const clstm_spec *spec, const void *pack, int training, network *net) {
     const pack_header *header = pack;
     const int status = clstm_check_spec(spec);
     if (status)
@@ -224,8 +211,7 @@ int network_open_pack(const clstm_spec *spec, const void *pack, int training, ne
 
 /* ---- tape ---- */
 
-static tape_parts take_head(arena *m, const network *net, idx T, idx B)
-{
+static tape_parts take_head(arena *m, const network *net, idx T, idx B) {
     tape_parts parts;
     parts.header = arena_take(m, sizeof(tape_header), 1, 1, 1);
     parts.lengths = arena_take(m, sizeof(int64_t), B, 1, 1);
@@ -235,8 +221,7 @@ static tape_parts take_head(arena *m, const network *net, idx T, idx B)
     return parts;
 }
 
-static direction_tape take_direction(arena *m, const network *net, idx T, idx B)
-{
+static direction_tape take_direction(arena *m, const network *net, idx T, idx B) {
     direction_tape tape;
     tape.gates = arena_take(m, net->size, T, B, 4 * net->H);
     tape.c = arena_take(m, net->size, T, B, net->H);
@@ -244,8 +229,7 @@ static direction_tape take_direction(arena *m, const network *net, idx T, idx B)
 }
 
 /* Walks the tape up to `layer`, whose arrays begin where the arena then stands: output, dropped output, directions. */
-static arena tape_arena(const network *net, const void *tape, idx T, idx B, idx layer)
-{
+static arena tape_arena(const network *net, const void *tape, idx T, idx B, idx layer) {
     arena m = {.base = (char *)(uintptr_t)tape}, one = {0};
     take_head(&m, net, T, B);
     arena_take(&one, net->size, T, B, net->D * net->H);
@@ -259,27 +243,23 @@ static arena tape_arena(const network *net, const void *tape, idx T, idx B, idx 
     return m;
 }
 
-tape_parts network_tape(const network *net, const void *tape, idx T, idx B)
-{
+tape_parts network_tape(const network *net, const void *tape, idx T, idx B) {
     arena m = {.base = (char *)(uintptr_t)tape};
     return take_head(&m, net, T, B);
 }
 
-void *network_tape_output(const network *net, const void *tape, idx T, idx B, idx layer)
-{
+void *network_tape_output(const network *net, const void *tape, idx T, idx B, idx layer) {
     arena m = tape_arena(net, tape, T, B, layer);
     return arena_take(&m, net->size, T, B, net->D * net->H);
 }
 
-void *network_tape_dropped(const network *net, const void *tape, idx T, idx B, idx layer)
-{
+void *network_tape_dropped(const network *net, const void *tape, idx T, idx B, idx layer) {
     arena m = tape_arena(net, tape, T, B, layer);
     void *output = arena_take(&m, net->size, T, B, net->D * net->H);
     return net->spec->dropout > 0 ? arena_take(&m, net->size, T, B, net->D * net->H) : output;
 }
 
-direction_tape network_direction_tape(const network *net, const void *tape, idx T, idx B, idx layer, idx direction)
-{
+direction_tape network_direction_tape(const network *net, const void *tape, idx T, idx B, idx layer, idx direction) {
     arena m = tape_arena(net, tape, T, B, layer);
     arena_take(&m, net->size, T, B, net->D * net->H);
     if (net->spec->dropout > 0)
@@ -289,8 +269,7 @@ direction_tape network_direction_tape(const network *net, const void *tape, idx 
     return take_direction(&m, net, T, B);
 }
 
-int clstm_tape_size(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes)
-{
+int clstm_tape_size(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes) {
     const int status = network_check_batch(spec, T, B);
     if (status)
         return status;
@@ -306,8 +285,7 @@ int clstm_tape_size(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes)
 
 /* ---- sequences ---- */
 
-int network_count_active(const int64_t *lengths, idx T, idx B, int64_t *active)
-{
+int network_count_active(const int64_t *lengths, idx T, idx B, int64_t *active) {
     for (idx b = 0; b < B; b++)
         if (lengths[b] < 0 || lengths[b] > T || (b && lengths[b] > lengths[b - 1]))
             return CLSTM_ERROR_LENGTHS;
@@ -320,16 +298,14 @@ int network_count_active(const int64_t *lengths, idx T, idx B, int64_t *active)
     return CLSTM_OK;
 }
 
-idx network_worth_parts(const network *net, idx T, idx B)
-{
+idx network_worth_parts(const network *net, idx T, idx B) {
     /* a part of fewer multiply-adds is done before a worker has woken up (about 5 us) */
     const double worth = 200e3, work = 4.0 * (double)net->H * (double)(net->I + net->H) * (double)T * (double)B;
     const int threads = clstm_get_num_threads();
     return work < worth ? 1 : work / worth < threads ? (idx)(work / worth) : threads;
 }
 
-row_split network_split_rows(const network *net, idx T, idx B)
-{
+row_split network_split_rows(const network *net, idx T, idx B) {
     /* two rows at least: one alone uses each weight that it loads only once */
     const idx worth = network_worth_parts(net, T, B), most = B / 2 > 1 ? B / 2 : 1;
     const row_split s = {.B = B, .tile = 1, .parts = worth < most ? worth : most};

@@ -16,8 +16,7 @@ typedef struct network {
     idx H_blocks; /* blocks of VL hidden units */
 } network;
 
-static inline network network_of(const clstm_spec *spec, const clstm_isa_kernels *isa)
-{
+static inline network network_of(const clstm_spec *spec, const clstm_isa_kernels *isa) {
     const network net = {.spec = spec,
                          .k = isa->type[spec->dtype],
                          .size = spec->dtype == CLSTM_FLOAT32 ? 4 : 8,
@@ -25,8 +24,8 @@ static inline network network_of(const clstm_spec *spec, const clstm_isa_kernels
                          .H = (idx)spec->hidden_size,
                          .L = (idx)spec->num_layers,
                          .D = spec->bidirectional ? 2 : 1,
-                         .H_blocks = ((idx)spec->hidden_size + isa->type[spec->dtype]->vl - 1) /
-                                     isa->type[spec->dtype]->vl};
+                         .H_blocks =
+                             ((idx)spec->hidden_size + isa->type[spec->dtype]->vl - 1) / isa->type[spec->dtype]->vl};
     return net;
 }
 
@@ -100,17 +99,18 @@ typedef struct plane {
     idx time, row; /* strides in elements */
 } plane;
 
-static inline plane plane_of(const void *p, idx time, idx row)
-{
+static inline plane plane_of(const void *p, idx time, idx row) {
     const plane a = {(void *)(uintptr_t)p, time, row};
     return a;
 }
 
-static inline void *plane_at(const network *net, plane a, idx t, idx row) { return at(net, a.p, t * a.time + row * a.row); }
+static inline void *plane_at(const network *net, plane a, idx t, idx row) {
+    return at(net, a.p, t * a.time + row * a.row);
+}
 
-/* Rows (of the first `rows`, from `first`) that are valid at step t; active[t] counts them over the batch, longest first. */
-static inline idx active_rows(const int64_t *active, idx T, idx t, idx first, idx rows)
-{
+/* Rows (of the first `rows`, from `first`) that are valid at step t; active[t] counts them over the batch, longest
+ * first. */
+static inline idx active_rows(const int64_t *active, idx T, idx t, idx first, idx rows) {
     if (t < 0 || t >= T)
         return 0;
     if (!active)
@@ -135,14 +135,12 @@ idx network_worth_parts(const network *net, idx T, idx B);
 /* As many parts as that, of two rows at least. */
 row_split network_split_rows(const network *net, idx T, idx B);
 
-static inline idx row_split_start(const row_split *s, idx part)
-{
+static inline idx row_split_start(const row_split *s, idx part) {
     const idx tiles = (s->B + s->tile - 1) / s->tile, start = tiles * part / s->parts * s->tile;
     return start < s->B ? start : s->B;
 }
 
-static inline idx row_split_most(const row_split *s)
-{
+static inline idx row_split_most(const row_split *s) {
     const idx tiles = (s->B + s->tile - 1) / s->tile;
     return (tiles + s->parts - 1) / s->parts * s->tile;
 }

@@ -3,8 +3,7 @@
 #include "network.h"
 
 int clstm_step(const clstm_spec *spec, const void *pack, int64_t B, const void *x, const void *h_in, const void *c_in,
-               void *h_out, void *c_out)
-{
+               void *h_out, void *c_out) {
     network net;
     const int status = network_open_pack(spec, pack, 0, &net);
     if (status)
@@ -43,8 +42,7 @@ int clstm_step(const clstm_spec *spec, const void *pack, int64_t B, const void *
     return CLSTM_OK;
 }
 
-int clstm_apply(int function, int dtype, int64_t n, const void *x, void *y)
-{
+int clstm_apply(int function, int dtype, int64_t n, const void *x, void *y) {
     if (function < CLSTM_EXP || function > CLSTM_TANH || (dtype != CLSTM_FLOAT32 && dtype != CLSTM_FLOAT64))
         return CLSTM_ERROR_SPEC;
     if (n < 0)
