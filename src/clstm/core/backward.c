@@ -13,7 +13,7 @@
 
 enum { CHUNK_ROWS = 256 }; /* rows (steps x batch) of a chunk: dW is read and written once in this many */
 
-typedef struct scratch {
+typedef struct backward_scratch {
     int64_t *active; /* (T); NULL without lengths */
     void *zeros;     /* (D*H) */
     void *dlayer[2]; /* (T, B, D*H) gradients between layers */
@@ -23,7 +23,7 @@ typedef struct scratch {
     void *inputs;    /* [x | h_before | 1] of the chunk in gemm panels */
     void *dz_tiles;  /* dz of the chunk, transposed, in row tiles */
     void *dW;        /* (4H, columns rounded up to VL) */
-} scratch;
+} backward_scratch;
 
 typedef struct backward_call {
     network net;
@@ -34,11 +34,11 @@ typedef struct backward_call {
     idx steps; /* of a chunk */
     row_split row_parts;
     idx weight_parts;
-    scratch s;
+    backward_scratch s;
 } backward_call;
 
 /* One layer and direction. */
-typedef struct direction_pass {
+typedef struct backward_pass {
     const backward_call *b;
     idx layer;
     int reverse;
@@ -49,11 +49,9 @@ typedef struct direction_pass {
     int adds_dx;            /* the other direction has written dx already */
     plane h0, c0, dhn, dh0; /* (1, B, H); dh0: NULL p if not wanted */
     idx s0, s1;             /* visited steps of the chunk */
-} direction_pass;
+} backward_pass;
 
 /* ---- scratch memory ---- */
-
-static idx round_up(idx n, idx to) { return (n + to - 1) / to * to; }
 
 static idx widest_columns(const network *net) {
     const idx top = network_layer_input(net, net->L - 1);
@@ -103,10 +101,10 @@ int clstm_backward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_
 /* ---- first half: rows ---- */
 
 /* The time of visited step s. */
-static idx time_of(const direction_pass *d, idx s) { return d->reverse ? s : d->b->T - 1 - s; }
+static idx time_of(const backward_pass *d, idx s) { return d->reverse ? s : d->b->T - 1 - s; }
 
 /* Row `row` of dz at visited step s; s = s0 - 1 is the last step of the chunk before. */
-static void *dz_at(const direction_pass *d, idx s, idx row) {
+static void *dz_at(const backward_pass *d, idx s, idx row) {
     const backward_call *b = d->b;
     const idx at_row = s < d->s0 ? row : b->B + b->s.offset[s - d->s0] + row;
     return at(&b->net, b->s.dz, at_row * 4 * b->net.H);
@@ -114,7 +112,7 @@ static void *dz_at(const direction_pass *d, idx s, idx row) {
 
 /* dz of rows begin .. end at visited step s. has_after: the following step was valid too; has_before: so was the one
  * before, else the row began here. */
-static void grad_rows(const direction_pass *d, idx s, idx begin, idx end, int has_after, int has_before) {
+static void grad_rows(const backward_pass *d, idx s, idx begin, idx end, int has_after, int has_before) {
     const backward_call *b = d->b;
     const network *net = &b->net;
     const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1;
@@ -143,7 +141,7 @@ static void grad_rows(const direction_pass *d, idx s, idx begin, idx end, int ha
 }
 
 /* dh_0 = dz W_hh of rows begin .. end, which began at visited step s. */
-static void initial_gradients(const direction_pass *d, idx s, idx begin, idx end) {
+static void initial_gradients(const backward_pass *d, idx s, idx begin, idx end) {
     const network *net = &d->b->net;
     const gemm_args g = {.groups = 1,
                          .M = end - begin,
@@ -160,7 +158,7 @@ static void initial_gradients(const direction_pass *d, idx s, idx begin, idx end
 }
 
 /* Copies n values into columns col .. of row r of `inputs` (rows, columns) in gemm panels. */
-static void put_columns(const direction_pass *d, idx rows, idx r, idx col, const void *from, idx n) {
+static void put_columns(const backward_pass *d, idx rows, idx r, idx col, const void *from, idx n) {
     const network *net = &d->b->net;
     const idx panel = net->k->panel, all = round_up(d->columns, net->k->vl);
     while (n > 0) {
@@ -174,7 +172,7 @@ static void put_columns(const direction_pass *d, idx rows, idx r, idx col, const
 }
 
 /* [x | h_before | 1 | 0] of a row of step t. */
-static void put_inputs(const direction_pass *d, idx rows, idx r, idx t, idx row, int has_before) {
+static void put_inputs(const backward_pass *d, idx rows, idx r, idx t, idx row, int has_before) {
     const network *net = &d->b->net;
     const idx before = d->reverse ? t + 1 : t - 1, padding = round_up(d->columns, net->k->vl) - d->columns;
     const float one_f32 = 1;
@@ -187,7 +185,7 @@ static void put_inputs(const direction_pass *d, idx rows, idx r, idx t, idx row,
 }
 
 /* dx of rows begin .. end of visited steps s0 .. s1, at all of which they are valid. */
-static void dx_product(const direction_pass *d, idx s0, idx s1, idx begin, idx end) {
+static void dx_product(const backward_pass *d, idx s0, idx s1, idx begin, idx end) {
     const network *net = &d->b->net;
     const idx steps = s1 - s0, rows = end - begin, dz_row = 4 * net->H, dz_step = d->b->B * dz_row;
     const idx dx_step = d->reverse ? d->dx.time : -d->dx.time;
@@ -213,7 +211,7 @@ static void dx_product(const direction_pass *d, idx s0, idx s1, idx begin, idx e
 }
 
 /* dx of the chunk's rows begin .. end: all steps at once if all rows are valid, else step by step; 0 in the padding. */
-static void input_gradients(const direction_pass *d, idx begin, idx end) {
+static void input_gradients(const backward_pass *d, idx begin, idx end) {
     const backward_call *b = d->b;
     if (!d->dx.p)
         return;
@@ -230,7 +228,7 @@ static void input_gradients(const direction_pass *d, idx begin, idx end) {
 }
 
 static void chunk_rows(void *context, int part) {
-    const direction_pass *d = context;
+    const backward_pass *d = context;
     const backward_call *b = d->b;
     const network *net = &b->net;
     const idx first = row_split_start(&b->row_parts, part), end = row_split_start(&b->row_parts, part + 1);
@@ -262,7 +260,7 @@ static void chunk_rows(void *context, int part) {
 /* ---- second half: weights ---- */
 
 static void chunk_weights(void *context, int part) {
-    const direction_pass *d = context;
+    const backward_pass *d = context;
     const backward_call *b = d->b;
     const network *net = &b->net;
     const idx tile = net->k->max_rows, rows = b->s.offset[d->s1 - d->s0], width = round_up(d->columns, net->k->vl);
@@ -288,7 +286,7 @@ static void chunk_weights(void *context, int part) {
 }
 
 /* From dW (4H, [I | H | 1]) to the caller's arrays. */
-static void write_weights(const direction_pass *d, void *const *dparams) {
+static void write_weights(const backward_pass *d, void *const *dparams) {
     const network *net = &d->b->net;
     const idx width = round_up(d->columns, net->k->vl);
     for (idx j = 0; j < 4 * net->H; j++) {
@@ -303,7 +301,7 @@ static void write_weights(const direction_pass *d, void *const *dparams) {
 /* ---- the stack ---- */
 
 /* dc starts as the gradient on the final c; rows without any step pass that on their final h to the initial one. */
-static void start_states(const direction_pass *d, const void *dcn) {
+static void start_states(const backward_pass *d, const void *dcn) {
     const backward_call *b = d->b;
     const network *net = &b->net;
     const size_t row_bytes = (size_t)net->H * net->size;
@@ -315,7 +313,7 @@ static void start_states(const direction_pass *d, const void *dcn) {
         memcpy(plane_at(net, d->dh0, 0, row), plane_at(net, d->dhn, 0, row), row_bytes);
 }
 
-static void run_direction(direction_pass *d, void *const *dparams) {
+static void run_direction(backward_pass *d, void *const *dparams) {
     const backward_call *b = d->b;
     if (b->T == 0 || b->B == 0)
         memset(b->s.dW, 0, (size_t)(4 * b->net.H * round_up(d->columns, b->net.k->vl)) * b->net.size);
@@ -362,7 +360,7 @@ static plane layer_dx(const backward_call *b, idx layer) {
 }
 
 static void undrop(void *context, int part) {
-    const direction_pass *d = context;
+    const backward_pass *d = context;
     const backward_call *b = d->b;
     const idx first = b->T * part / b->row_parts.parts, end = b->T * (part + 1) / b->row_parts.parts;
     const idx step = b->B * d->I;
@@ -376,7 +374,7 @@ static void backward_layer(const backward_call *b, idx layer) {
     const idx H = net->H, states = b->B * H, per_direction = 2 + 2 * net->spec->bias;
     const plane dy = layer_dy(b, layer),
                 h = plane_of(network_tape_output(net, b->tape, b->T, b->B, layer), b->B * net->D * H, net->D * H);
-    direction_pass d = {.b = b, .layer = layer, .I = network_layer_input(net, layer)};
+    backward_pass d = {.b = b, .layer = layer, .I = network_layer_input(net, layer)};
     d.columns = d.I + H + 1;
     d.x = layer_input(b, layer);
     d.dx = layer_dx(b, layer);

@@ -8,14 +8,14 @@
 
 enum { CHUNK_BYTES = 256 << 10, CHUNK_ROWS = 64 }; /* the input product of a chunk stays in the L2 cache */
 
-typedef struct scratch {
+typedef struct forward_scratch {
     int64_t *active;   /* (T) rows that are valid at each step; NULL without lengths */
     void *zeros;       /* (max(I, D*H)) */
     void *between[2];  /* (T, B, D*H) outputs of the layers between, for inference */
     void *c;           /* (B, H), for inference */
     void *products;    /* per part: (chunk * rows, blocks, 4, VL) input products */
     idx products_part; /* elements of a part's share */
-} scratch;
+} forward_scratch;
 
 typedef struct forward_call {
     network net;
@@ -25,7 +25,7 @@ typedef struct forward_call {
     idx T, B;
     idx chunk; /* steps whose input product is made at once; 0: it is part of the step */
     row_split split;
-    scratch s;
+    forward_scratch s;
 } forward_call;
 
 /* ---- scratch memory ---- */
@@ -93,7 +93,7 @@ int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t
 
 /* ---- one direction of one layer ---- */
 
-typedef struct direction_pass {
+typedef struct forward_pass {
     const forward_call *f;
     idx first, rows; /* of the batch: all pointers below are at row `first` */
     int reverse;
@@ -104,7 +104,7 @@ typedef struct direction_pass {
     plane h0, c0;        /* (1, rows, H) */
     void *hn, *cn;       /* (rows, H) or NULL */
     void *products;
-} direction_pass;
+} forward_pass;
 
 static void copy_rows(const network *net, plane from, idx from_t, plane to, idx to_t, idx first, idx rows, idx n) {
     for (idx b = first; b < first + rows; b++)
@@ -118,7 +118,7 @@ static void zero_rows(const network *net, plane a, idx t, idx first, idx end, id
 
 /* Input products of steps s .. s + steps in processing order, as (steps, rows, blocks, 4, VL). The longer of the two
  * axes gives the rows of the product's tiles. */
-static void input_products(const direction_pass *d, idx s, idx steps) {
+static void input_products(const forward_pass *d, idx s, idx steps) {
     const network *net = &d->f->net;
     const idx t = d->reverse ? d->f->T - 1 - s : s, width = net->H_blocks * 4 * net->k->vl;
     const idx in_step = d->reverse ? -d->in.time : d->in.time;
@@ -140,7 +140,7 @@ static void input_products(const direction_pass *d, idx s, idx steps) {
 }
 
 /* Rows begin .. end of step t; they continue from step `before`, or start from the initial state (before = -1). */
-static void step_rows(const direction_pass *d, idx t, idx before, idx begin, idx end, const void *products) {
+static void step_rows(const forward_pass *d, idx t, idx before, idx begin, idx end, const void *products) {
     const network *net = &d->f->net;
     const idx width = net->H_blocks * 4 * net->k->vl;
     if (begin >= end)
@@ -168,7 +168,7 @@ static void step_rows(const direction_pass *d, idx t, idx before, idx begin, idx
     net->k->cell(&g);
 }
 
-static void run_direction(const direction_pass *d) {
+static void run_direction(const forward_pass *d) {
     const forward_call *f = d->f;
     const network *net = &f->net;
     const idx T = f->T, H = net->H, width = net->H_blocks * 4 * net->k->vl;
@@ -267,19 +267,19 @@ static void forward_rows(void *context, int part) {
         const plane out = layer_output(f, layer, first);
         for (idx direction = 0; direction < net->D; direction++) {
             const idx index = layer * net->D + direction, offset = direction * net->H;
-            direction_pass d = {.f = f,
-                                .first = first,
-                                .rows = rows,
-                                .reverse = direction == 1,
-                                .I = network_layer_input(net, layer),
-                                .w = network_weights(net, f->pack, layer, direction),
-                                .in = in,
-                                .out = plane_of(at(net, out.p, offset), out.time, out.row),
-                                .h0 = initial_state(f, f->seq->h0, index, first),
-                                .c0 = initial_state(f, f->seq->c0, index, first),
-                                .hn = final_state(f, f->seq->hn, index, first),
-                                .cn = final_state(f, f->seq->cn, index, first),
-                                .products = at(net, f->s.products, part * f->s.products_part)};
+            forward_pass d = {.f = f,
+                              .first = first,
+                              .rows = rows,
+                              .reverse = direction == 1,
+                              .I = network_layer_input(net, layer),
+                              .w = network_weights(net, f->pack, layer, direction),
+                              .in = in,
+                              .out = plane_of(at(net, out.p, offset), out.time, out.row),
+                              .h0 = initial_state(f, f->seq->h0, index, first),
+                              .c0 = initial_state(f, f->seq->c0, index, first),
+                              .hn = final_state(f, f->seq->hn, index, first),
+                              .cn = final_state(f, f->seq->cn, index, first),
+                              .products = at(net, f->s.products, part * f->s.products_part)};
             if (f->tape) {
                 const direction_tape tape = network_direction_tape(net, f->tape, f->T, f->B, layer, direction);
                 d.c = plane_of(at(net, tape.c, first * net->H), f->B * net->H, net->H);

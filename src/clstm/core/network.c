@@ -44,8 +44,6 @@ typedef struct pack_header {
     clstm_spec spec;
 } pack_header;
 
-static idx round_up(idx n, idx to) { return (n + to - 1) / to * to; }
-
 /* Lays out one layer and direction whose input has I features. */
 static layer_weights take_weights(arena *m, const network *net, idx I, int training) {
     const idx vl = net->k->vl, gates = net->H_blocks * 4 * vl;
@@ -300,7 +298,9 @@ int network_count_active(const int64_t *lengths, idx T, idx B, int64_t *active) 
 
 idx network_worth_parts(const network *net, idx T, idx B) {
     /* a part of fewer multiply-adds is done before a worker has woken up (about 5 us) */
-    const double worth = 200e3, work = 4.0 * (double)net->H * (double)(net->I + net->H) * (double)T * (double)B;
+    const double worth = 200e3, row = 4.0 * (double)net->H * (double)(net->I + net->H);
+    const double above = 4.0 * (double)net->H * (double)((net->D + 1) * net->H) * (double)(net->L - 1);
+    const double work = (row + above) * (double)net->D * (double)T * (double)B;
     const int threads = clstm_get_num_threads();
     return work < worth ? 1 : work / worth < threads ? (idx)(work / worth) : threads;
 }

@@ -29,6 +29,8 @@ static inline network network_of(const clstm_spec *spec, const clstm_isa_kernels
     return net;
 }
 
+static inline idx round_up(idx n, idx to) { return (n + to - 1) / to * to; }
+
 static inline idx network_layer_input(const network *net, idx layer) { return layer ? net->D * net->H : net->I; }
 
 /* Checks the spec and that T and B are sizes. */
