@@ -221,7 +221,22 @@ cdef class Weights:
 @cython.final
 @cython.no_gc_clear  # giving the block back needs the weights to the last
 cdef class Tape:
-    """What one training forward pass recorded. Read only, so backward may use it more than once."""
+    """What `LSTM.forward` recorded, for `LSTM.backward`. Read only, so it may be used more than once.
+
+    Attributes
+    ----------
+    T, B : int
+        Time steps and rows of the batch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import clstm
+    >>> lstm = clstm.LSTM(2, 3, seed=0)
+    >>> y, state, tape = lstm.forward(np.ones((5, 2)))
+    >>> tape.T, tape.B
+    (5, 1)
+    """
 
     cdef Weights weights
     cdef Pack pack

@@ -1,4 +1,5 @@
 /* clstm_forward and clstm_step against the formulas in double arithmetic, over sizes, options and memory layouts. */
+#include "dropout.h"
 #include "reference.h"
 
 /* Allowed error, relative to 1 + |value|: several times what was found, and far less than any mistake makes. */
@@ -194,6 +195,25 @@ static void dropout_between_layers(int dtype) {
     }
 }
 
+/* Elements are 0 with probability p, else divided by 1 - p. */
+static void dropout_keeps_the_mean(int dtype) {
+    enum { N = 20000 };
+    const clstm_spec spec = {1, 1, 2, dtype, 1, 0, 0.25};
+    const network net = network_of(&spec, clstm_current_kernels());
+    double *values = calloc(N, sizeof *values);
+    for (int i = 0; i < N; i++)
+        put(dtype, values, i, 3);
+    dropout_apply(&net, 1, 0, 0, N, values, values);
+    int zeros = 0;
+    for (int i = 0; i < N; i++) {
+        const double value = get(dtype, values, i);
+        zeros += value == 0;
+        CHECK(value == 0 || fabs(value - 4) < 1e-6);
+    }
+    CHECK(abs(zeros - N / 4) < 400); /* 6.5 standard deviations */
+    free(values);
+}
+
 /* ---- steps ---- */
 
 /* T calls of clstm_step give the bytes of one clstm_forward. c is updated in place. */
@@ -253,6 +273,7 @@ int main(void) {
         printf("ok     %s: y, h_n, c_n are those of the formulas, within %.2g\n", names[dtype], worst[dtype]);
         on_every_isa(poison_stays_in_its_row, dtype);
         printf("ok     %s: NaN and infinity stay in their row\n", names[dtype]);
+        dropout_keeps_the_mean(dtype);
         on_every_isa(dropout_between_layers, dtype);
         printf("ok     %s: dropout acts between layers, in training\n", names[dtype]);
         on_every_isa(steps_are_a_sequence, dtype);

@@ -149,7 +149,6 @@ static void initial_gradients(const backward_pass *d, idx s, idx begin, idx end)
                          .K = 4 * net->H,
                          .A = dz_at(d, s, begin),
                          .a_row = 4 * net->H,
-                         .a_col = 1,
                          .B = d->w.w_hh_panels,
                          .C = plane_at(net, d->dh0, 0, begin),
                          .c_row = d->dh0.row};
@@ -198,7 +197,6 @@ static void dx_product(const backward_pass *d, idx s0, idx s1, idx begin, idx en
                          .A = dz_at(d, s0, begin),
                          .a_group = by_time ? dz_row : dz_step,
                          .a_row = by_time ? dz_step : dz_row,
-                         .a_col = 1,
                          .B = d->w.w_ih_panels,
                          .init = d->adds_dx ? dx : NULL,
                          .init_group = by_time ? d->dx.row : dx_step,
@@ -275,7 +273,6 @@ static void chunk_weights(void *context, int part) {
                          .N = width,
                          .K = rows,
                          .A = tiles,
-                         .a_col = tile,
                          .a_tile = rows * tile,
                          .B = b->s.inputs,
                          .init = d->s0 ? dW : NULL,

@@ -130,7 +130,6 @@ static void input_products(const forward_pass *d, idx s, idx steps) {
                          .A = plane_at(net, d->in, t, 0),
                          .a_group = by_time ? d->in.row : in_step,
                          .a_row = by_time ? in_step : d->in.row,
-                         .a_col = 1,
                          .B = d->w.w_ih,
                          .init = d->w.bias,
                          .C = d->products,

@@ -18,8 +18,8 @@ typedef ptrdiff_t idx; /* sizes and strides in elements; signed, because time ma
  * Groups let rows lie at two strides, such as those of time and batch. */
 typedef struct gemm_args {
     idx groups, M, N, K;
-    const void *A; /* element (g, m, k) at A[g * a_group + m * a_row + k * a_col] ... */
-    idx a_group, a_row, a_col;
+    const void *A; /* element (g, m, k) at A[g * a_group + m * a_row + k] ... */
+    idx a_group, a_row;
     idx a_tile; /* ... or, if not 0 (one group), in tiles of max_rows rows: (k, max_rows) contiguous, this far apart */
     const void *B;    /* panels of (K, panel) each, the last one with the vectors that are left */
     const void *init; /* row (g, m) at init + g * init_group + m * init_row; NULL: zeros */
