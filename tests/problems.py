@@ -119,3 +119,15 @@ def assert_same_bytes(found, expected):
         assert (a.dtype, a.shape) == (b.dtype, b.shape), name
         if a.tobytes() != b.tobytes():
             raise AssertionError(f"{name}: {np.sum(a != b)} of {a.size} differ, by at most {np.abs(a - b).max()}")
+
+
+def torch_lstm(torch, problem):
+    """PyTorch's module of the same kind, with values of its own."""
+    return torch.nn.LSTM(
+        problem.input_size,
+        problem.hidden_size,
+        problem.num_layers,
+        bias=problem.bias,
+        bidirectional=problem.bidirectional,
+        dtype=getattr(torch, problem.dtype),
+    )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from problems import Problem, assert_same_bytes, called, outputs
+from problems import Problem, assert_same_bytes, called, outputs, torch_lstm
 
 import clstm
 
@@ -135,14 +135,7 @@ def test_pytorch_loads_the_file_and_agrees(problem, tmp_path):
     load_file = pytest.importorskip("safetensors.torch").load_file
     lstm, batch = problem.lstm(), problem.batch()
     lstm.save(tmp_path / "lstm.safetensors")
-    theirs = torch.nn.LSTM(
-        problem.input_size,
-        problem.hidden_size,
-        problem.num_layers,
-        bias=problem.bias,
-        bidirectional=problem.bidirectional,
-        dtype=getattr(torch, problem.dtype),
-    )
+    theirs = torch_lstm(torch, problem)
     theirs.load_state_dict(load_file(tmp_path / "lstm.safetensors"), strict=True)
     with torch.no_grad():
         y, _ = theirs(torch.from_numpy(batch.x))
@@ -154,14 +147,7 @@ def test_pytorch_loads_the_file_and_agrees(problem, tmp_path):
 def test_a_state_dict_of_pytorch_loads_and_agrees(problem):
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
-    theirs = torch.nn.LSTM(
-        problem.input_size,
-        problem.hidden_size,
-        problem.num_layers,
-        bias=problem.bias,
-        bidirectional=problem.bidirectional,
-        dtype=getattr(torch, problem.dtype),
-    )
+    theirs = torch_lstm(torch, problem)
     lstm, x = problem.lstm(), problem.batch().x
     lstm.load_state_dict(theirs.state_dict())
     with torch.no_grad():

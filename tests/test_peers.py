@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import Problem, called, named, outputs, problems
+from problems import Problem, called, named, outputs, problems, torch_lstm
 
 import clstm
 
@@ -34,14 +34,7 @@ def torch_outputs(problem, parameters, batch):
     """Everything a training step returns, by PyTorch's autograd. Padding is cut off by pack_padded_sequence, which
     refuses length 0."""
     torch = import_torch()
-    module = torch.nn.LSTM(
-        problem.input_size,
-        problem.hidden_size,
-        problem.num_layers,
-        bias=problem.bias,
-        bidirectional=problem.bidirectional,
-        dtype=getattr(torch, problem.dtype),
-    )
+    module = torch_lstm(torch, problem)
     module.load_state_dict({name: torch.from_numpy(array) for name, array in parameters.items()})
     x = torch.from_numpy(batch.x.copy()).requires_grad_()
     state = batch.state or np.zeros((2, *batch.dstate[0].shape), problem.dtype)
