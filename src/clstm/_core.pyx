@@ -5,7 +5,7 @@ Arrays come in checked: lstm.py has made them of the right type and shape, align
 
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.pyport cimport PY_SSIZE_T_MAX
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
@@ -31,21 +31,18 @@ cdef int check(int status) except -1:
 @cython.final
 @cython.no_gc
 cdef class Block:
-    """Memory aligned to 64 bytes."""
+    """Memory aligned to 64 bytes. It is numpy's, which asks for huge pages where many are needed."""
 
-    cdef void *raw
+    cdef cnp.ndarray memory
     cdef char *data
     cdef size_t size
 
     def __cinit__(self, size_t size):
-        self.raw = PyMem_RawMalloc(size + 64)
-        if self.raw == NULL:
+        if size > <size_t> PY_SSIZE_T_MAX - 64:
             raise MemoryError(f"cannot allocate {size} bytes")
-        self.data = <char *> ((<uintptr_t> self.raw + 63) & ~<uintptr_t> 63)
+        self.memory = np.empty(size + 64, np.uint8)
+        self.data = <char *> ((<uintptr_t> cnp.PyArray_DATA(self.memory) + 63) & ~<uintptr_t> 63)
         self.size = size
-
-    def __dealloc__(self):
-        PyMem_RawFree(self.raw)
 
 
 cdef enum:

@@ -12,6 +12,8 @@
 #define PANELS_2 3
 #define PANELS_3 2
 
+#define FMA_INTO(instruction, acc, a, b) __asm__(instruction " %2, %1, %0" : "+x"(acc) : "x"(a), "x"(b))
+
 /* -1 in the first n lanes of a load at offset 8 - n */
 static const int32_t mask_words[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 #define MASK(words) _mm256_loadu_si256((const __m256i *)(mask_words + 8 - (words)))
@@ -30,6 +32,7 @@ static const int32_t mask_words[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 
 #define v_mul(a, b) _mm256_mul_ps(a, b)
 #define v_div(a, b) _mm256_div_ps(a, b)
 #define v_fma(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define v_fma_into(acc, a, b) FMA_INTO("vfmadd231ps", acc, a, b)
 #define v_min(a, b) _mm256_min_ps(a, b)
 #define v_max(a, b) _mm256_max_ps(a, b)
 #define v_abs(a) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a)
@@ -52,6 +55,7 @@ static const int32_t mask_words[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 
 #define v_mul(a, b) _mm256_mul_pd(a, b)
 #define v_div(a, b) _mm256_div_pd(a, b)
 #define v_fma(a, b, c) _mm256_fmadd_pd(a, b, c)
+#define v_fma_into(acc, a, b) FMA_INTO("vfmadd231pd", acc, a, b)
 #define v_min(a, b) _mm256_min_pd(a, b)
 #define v_max(a, b) _mm256_max_pd(a, b)
 #define v_abs(a) _mm256_andnot_pd(_mm256_set1_pd(-0.0), a)

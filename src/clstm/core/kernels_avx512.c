@@ -7,6 +7,9 @@
 #define ISA avx512
 #ifndef TARGET /* empty where AVX-512 is emulated (make simde) */
 #define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")))
+#define FMA_INTO(instruction, acc, a, b) __asm__(instruction " %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b))
+#else
+#define FMA_INTO(instruction, acc, a, b) ((acc) = v_fma(a, b, acc))
 #endif
 #define PANEL_VECTORS 4
 #define MAX_ROWS 6
@@ -30,6 +33,7 @@
 #define v_mul(a, b) _mm512_mul_ps(a, b)
 #define v_div(a, b) _mm512_div_ps(a, b)
 #define v_fma(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define v_fma_into(acc, a, b) FMA_INTO("vfmadd231ps", acc, a, b)
 #define v_min(a, b) _mm512_min_ps(a, b)
 #define v_max(a, b) _mm512_max_ps(a, b)
 #define v_abs(a) _mm512_castsi512_ps(_mm512_andnot_epi32(SIGN, _mm512_castps_si512(a)))
@@ -57,6 +61,7 @@
 #define v_mul(a, b) _mm512_mul_pd(a, b)
 #define v_div(a, b) _mm512_div_pd(a, b)
 #define v_fma(a, b, c) _mm512_fmadd_pd(a, b, c)
+#define v_fma_into(acc, a, b) FMA_INTO("vfmadd231pd", acc, a, b)
 #define v_min(a, b) _mm512_min_pd(a, b)
 #define v_max(a, b) _mm512_max_pd(a, b)
 #define v_abs(a) _mm512_castsi512_pd(_mm512_andnot_epi64(SIGN, _mm512_castpd_si512(a)))
