@@ -7,6 +7,7 @@
 #include "threads.h"
 
 enum { CHUNK_BYTES = 256 << 10, CHUNK_ROWS = 64 }; /* the input product of a chunk stays in the L2 cache */
+enum { MANY_ROWS = 16 };
 
 typedef struct forward_scratch {
     int64_t *active;   /* (T) rows that are valid at each step; NULL without lengths */
@@ -33,7 +34,7 @@ typedef struct forward_call {
 /* Few rows: the input product of many steps at once reads W_ih once for all of them. Many rows: the step itself does.
  */
 static idx chunk_steps(const network *net, idx T, idx rows) {
-    if (T <= 1 || rows == 0 || rows >= CHUNK_ROWS)
+    if (T <= 1 || rows == 0 || rows >= MANY_ROWS)
         return 0;
     const idx row_bytes = net->H_blocks * 4 * net->k->vl * (idx)net->size;
     idx steps = (CHUNK_BYTES / row_bytes > CHUNK_ROWS ? CHUNK_BYTES / row_bytes : CHUNK_ROWS) / rows;
