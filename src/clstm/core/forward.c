@@ -123,7 +123,7 @@ static void input_products(const forward_pass *d, idx s, idx steps) {
     const network *net = &d->f->net;
     const idx t = d->reverse ? d->f->T - 1 - s : s, width = net->H_blocks * 4 * net->k->vl;
     const idx in_step = d->reverse ? -d->in.time : d->in.time;
-    const int by_time = steps > d->rows;
+    const int by_time = steps > d->rows && in_step != d->rows * d->in.row;
     const gemm_args g = {.groups = by_time ? d->rows : steps,
                          .M = by_time ? steps : d->rows,
                          .N = width,
