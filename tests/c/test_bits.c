@@ -22,8 +22,8 @@ static problem nth_problem(int i, int dtype) {
 
 /* Larger: T, B and products beyond what the library takes at once, and work for several threads. */
 static problem nth_large_problem(int i, int dtype) {
-    static const int64_t sizes[][4] = {
-        {300, 33, 2, 17}, {17, 129, 2, 13}, {5, 7, 30, 49}, {13, 65, 20, 2}, {530, 3, 2, 9}};
+    static const int64_t sizes[][4] = {{300, 33, 2, 17}, {17, 129, 2, 13}, {5, 7, 30, 49},
+                                       {13, 65, 20, 2},  {530, 3, 2, 9},   {21, 140, 9, 1}};
     enum { SIZES = sizeof sizes / sizeof sizes[0] };
     const int64_t *s = sizes[i % SIZES];
     return (problem){.spec = {s[0], s[1], 1 + (i + i / SIZES) % 2, dtype, 1, i / 2 % 2, i % 4 == 1 ? 0.3 : 0},
@@ -33,7 +33,7 @@ static problem nth_large_problem(int i, int dtype) {
                      .seed = (uint64_t)i};
 }
 
-enum { PROBLEMS = SLOW ? 12 : 36, LARGE = SLOW ? 5 : 10 };
+enum { PROBLEMS = SLOW ? 12 : 36, LARGE = SLOW ? 6 : 12 };
 
 static problem any_problem(int i, int dtype) {
     return i < PROBLEMS ? nth_problem(i, dtype) : nth_large_problem(i - PROBLEMS, dtype);

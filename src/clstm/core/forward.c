@@ -1,9 +1,13 @@
 /* The sequence loop: a stack of layers over a batch. Every row runs through all layers and all of time on one thread,
- * so threads never wait for each other. Free of any instruction set. */
+ * so threads never wait for each other; only where rows are too few do threads share the units of each step. Free of
+ * any instruction set. */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "dropout.h"
+#include "fpmode.h"
 #include "network.h"
+#include "spin.h"
 #include "threads.h"
 
 enum { CHUNK_BYTES = 256 << 10, CHUNK_ROWS = 64 }; /* the input product of a chunk stays in the L2 cache */
@@ -13,7 +17,7 @@ typedef struct forward_scratch {
     int64_t *active;   /* (T) rows that are valid at each step; NULL without lengths */
     void *zeros;       /* (max(I, D*H)) */
     void *between[2];  /* (T, B, D*H) outputs of the layers between, for inference */
-    void *c;           /* (B, H), for inference */
+    void *c;           /* (D, B, H), for inference */
     void *products;    /* per part: (chunk * rows, blocks, 4, VL) input products */
     idx products_part; /* elements of a part's share */
 } forward_scratch;
@@ -26,6 +30,7 @@ typedef struct forward_call {
     idx T, B;
     idx chunk; /* steps whose input product is made at once; 0: it is part of the step */
     row_split split;
+    idx pieces; /* of the units of a step, for as many threads; 1: threads split the rows instead */
     forward_scratch s;
 } forward_call;
 
@@ -50,14 +55,21 @@ static int take_scratch(arena *m, forward_call *f, int has_lengths, int training
     f->s.zeros = arena_take(m, net->size, net->I > DH ? net->I : DH, 1, 1);
     f->s.between[0] = !training && net->L > 1 ? arena_take(m, net->size, f->T, f->B, DH) : NULL;
     f->s.between[1] = !training && net->L > 2 ? arena_take(m, net->size, f->T, f->B, DH) : NULL;
-    f->s.c = training ? NULL : arena_take(m, net->size, f->B, H, 1);
+    f->s.c = training ? NULL : arena_take(m, net->size, net->D, f->B, H);
     f->s.products_part = f->chunk * rows * net->H_blocks * 4 * net->k->vl;
-    f->s.products = arena_take(m, net->size, f->split.parts, f->s.products_part, 1);
+    f->s.products = arena_take(m, net->size, f->pieces > 1 ? net->D : f->split.parts, f->s.products_part, 1);
     return m->overflow ? CLSTM_ERROR_SIZE : CLSTM_OK;
+}
+
+static void split_work(forward_call *f) {
+    f->split = network_split_rows(&f->net, f->T, f->B);
+    f->pieces = f->split.parts > 1 ? 1 : network_split_units(&f->net, f->T, f->B);
 }
 
 /* Takes as many threads as the workspace has room for. */
 static int fit_workspace(forward_call *f, int has_lengths, int training, void *workspace, size_t bytes) {
+    if (has_lengths)
+        f->pieces = 1;
     for (;; f->split.parts--) {
         arena m = {.base = workspace};
         const int status = take_scratch(&m, f, has_lengths, training);
@@ -65,8 +77,10 @@ static int fit_workspace(forward_call *f, int has_lengths, int training, void *w
             return status;
         if (m.used <= bytes)
             return CLSTM_OK;
-        if (f->split.parts == 1)
+        if (f->split.parts == 1 && f->pieces == 1)
             return CLSTM_ERROR_WORKSPACE;
+        f->split.parts += f->pieces > 1;
+        f->pieces = 1;
     }
 }
 
@@ -82,7 +96,7 @@ int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t
         if (!isa)
             continue;
         forward_call f = {.net = network_of(spec, isa), .T = (idx)T, .B = (idx)B};
-        f.split = network_split_rows(&f.net, f.T, f.B);
+        split_work(&f);
         arena m = {0};
         if (take_scratch(&m, &f, 1, 0) != CLSTM_OK)
             return CLSTM_ERROR_SIZE;
@@ -117,37 +131,53 @@ static void zero_rows(const network *net, plane a, idx t, idx first, idx end, id
         memset(plane_at(net, a, t, b), 0, (size_t)n * net->size);
 }
 
+/* Blocks of VL hidden units. */
+typedef struct unit_range {
+    idx begin, end;
+} unit_range;
+
 /* Input products of steps s .. s + steps in processing order, as (steps, rows, blocks, 4, VL). The longer of the two
  * axes gives the rows of the product's tiles. */
-static void input_products(const forward_pass *d, idx s, idx steps) {
+static void input_products(const forward_pass *d, idx s, idx steps, unit_range units) {
     const network *net = &d->f->net;
-    const idx t = d->reverse ? d->f->T - 1 - s : s, width = net->H_blocks * 4 * net->k->vl;
+    const idx block = 4 * net->k->vl, first = units.begin * block;
+    const idx t = d->reverse ? d->f->T - 1 - s : s, width = net->H_blocks * block;
     const idx in_step = d->reverse ? -d->in.time : d->in.time;
     const int by_time = steps > d->rows && in_step != d->rows * d->in.row;
     const gemm_args g = {.groups = by_time ? d->rows : steps,
                          .M = by_time ? steps : d->rows,
-                         .N = width,
+                         .N = (units.end - units.begin) * block,
                          .K = d->I,
                          .A = plane_at(net, d->in, t, 0),
                          .a_group = by_time ? d->in.row : in_step,
                          .a_row = by_time ? in_step : d->in.row,
-                         .B = d->w.w_ih,
-                         .init = d->w.bias,
-                         .C = d->products,
+                         .B = at(net, d->w.w_ih, first * d->I),
+                         .init = at(net, d->w.bias, first),
+                         .C = at(net, d->products, first),
                          .c_group = by_time ? width : d->rows * width,
                          .c_row = by_time ? d->rows * width : width};
     net->k->gemm(&g);
 }
 
+/* Products of step t, or NULL if the step makes them itself. */
+static const void *step_products(const forward_pass *d, idx t) {
+    const forward_call *f = d->f;
+    const idx s = d->reverse ? f->T - 1 - t : t, width = f->net.H_blocks * 4 * f->net.k->vl;
+    return f->chunk ? at(&f->net, d->products, s % f->chunk * d->rows * width) : NULL;
+}
+
 /* Rows begin .. end of step t; they continue from step `before`, or start from the initial state (before = -1). */
-static void step_rows(const forward_pass *d, idx t, idx before, idx begin, idx end, const void *products) {
+static void step_rows(const forward_pass *d, idx t, idx before, idx begin, idx end, unit_range units) {
     const network *net = &d->f->net;
     const idx width = net->H_blocks * 4 * net->k->vl;
     if (begin >= end)
         return;
     const int starts = before < 0;
+    const void *products = step_products(d, t);
     cell_args g = {.rows = end - begin,
                    .H = net->H,
+                   .first_block = units.begin,
+                   .end_block = units.end,
                    .init = products ? at(net, products, begin * width) : d->w.bias,
                    .init_row = products ? width : 0,
                    .x = plane_at(net, d->in, t, begin),
@@ -171,7 +201,8 @@ static void step_rows(const forward_pass *d, idx t, idx before, idx begin, idx e
 static void run_direction(const forward_pass *d) {
     const forward_call *f = d->f;
     const network *net = &f->net;
-    const idx T = f->T, H = net->H, width = net->H_blocks * 4 * net->k->vl;
+    const idx T = f->T, H = net->H;
+    const unit_range all = {0, net->H_blocks};
     const plane hn = plane_of(d->hn, 0, H), cn = plane_of(d->cn, 0, H);
     const idx ever = active_rows(f->s.active, T, 0, d->first, d->rows); /* rows with any step at all */
     if (d->hn)
@@ -184,11 +215,10 @@ static void run_direction(const forward_pass *d) {
         const idx n_before = active_rows(f->s.active, T, before, d->first, d->rows);
         const idx n_after = active_rows(f->s.active, T, after, d->first, d->rows);
         const idx continuing = n < n_before ? n : n_before;
-        const void *products = f->chunk ? at(net, d->products, s % f->chunk * d->rows * width) : NULL;
         if (f->chunk && s % f->chunk == 0)
-            input_products(d, s, T - s < f->chunk ? T - s : f->chunk);
-        step_rows(d, t, before, 0, continuing, products);
-        step_rows(d, t, -1, continuing, n, products);
+            input_products(d, s, T - s < f->chunk ? T - s : f->chunk, all);
+        step_rows(d, t, before, 0, continuing, all);
+        step_rows(d, t, -1, continuing, n, all);
         zero_rows(net, d->out, t, n, d->rows, H);
         if (d->copy.p)
             copy_rows(net, d->out, t, d->copy, t, 0, d->rows, H);
@@ -196,6 +226,53 @@ static void run_direction(const forward_pass *d) {
             copy_rows(net, d->out, t, hn, 0, n_after, n - n_after, H);
         if (n_after < n && d->cn)
             copy_rows(net, d->c, t, cn, 0, n_after, n - n_after, H);
+    }
+}
+
+/* ---- one layer, its units split among threads ---- */
+
+/* A layer's work in stages that follow each other: for each chunk its input products, then each of its steps. The parts
+ * of a stage are pieces of the units of each direction. Parts are claimed in order (threads.h), so whoever waits for
+ * the stages before waits for running threads only. */
+typedef struct unit_team {
+    const forward_pass *d; /* (D) */
+    idx stage_parts;
+    atomic_llong done; /* parts */
+} unit_team;
+
+static void team_part(void *context, int part) {
+    unit_team *team = context;
+    const forward_pass *first = team->d;
+    const forward_call *f = first->f;
+    const idx stage = part / team->stage_parts, in_stage = part % team->stage_parts;
+    const forward_pass *d = first + in_stage / f->pieces;
+    const idx piece = in_stage % f->pieces, blocks = f->net.H_blocks;
+    const unit_range units = {blocks * piece / f->pieces, blocks * (piece + 1) / f->pieces};
+    spin_until(&team->done, (long long)(stage * team->stage_parts));
+    const idx per_chunk = f->chunk + 1, s = stage / per_chunk * f->chunk + stage % per_chunk - 1;
+    if (f->chunk && stage % per_chunk == 0) {
+        input_products(d, s + 1, f->T - s - 1 < f->chunk ? f->T - s - 1 : f->chunk, units);
+    } else {
+        const idx step = f->chunk ? s : stage, t = d->reverse ? f->T - 1 - step : step;
+        step_rows(d, t, step == 0 ? -1 : d->reverse ? t + 1 : t - 1, 0, d->rows, units);
+    }
+    atomic_fetch_add_explicit(&team->done, 1, memory_order_release);
+}
+
+static void run_team(const forward_pass *d) {
+    const forward_call *f = d->f;
+    const network *net = &f->net;
+    unit_team team = {.d = d, .stage_parts = net->D * f->pieces};
+    const idx chunks = f->chunk ? (f->T + f->chunk - 1) / f->chunk : 0;
+    clstm_team((int)f->pieces, (int)((f->T + chunks) * team.stage_parts), team_part, &team);
+    for (idx direction = 0; direction < net->D; direction++, d++) {
+        const idx last = d->reverse ? 0 : f->T - 1;
+        for (idx t = 0; t < f->T && d->copy.p; t++)
+            copy_rows(net, d->out, t, d->copy, t, 0, d->rows, net->H);
+        if (d->hn)
+            copy_rows(net, d->out, last, plane_of(d->hn, 0, net->H), 0, 0, d->rows, net->H);
+        if (d->cn)
+            copy_rows(net, d->c, last, plane_of(d->cn, 0, net->H), 0, 0, d->rows, net->H);
     }
 }
 
@@ -256,6 +333,38 @@ static plane first_input(const forward_call *f, idx first, idx rows) {
     return copy;
 }
 
+static forward_pass direction_pass(const forward_call *f, idx layer, idx direction, int part, plane in, plane out) {
+    const network *net = &f->net;
+    const idx first = row_split_start(&f->split, part), rows = row_split_start(&f->split, part + 1) - first;
+    const idx index = layer * net->D + direction, offset = direction * net->H;
+    const idx share = f->pieces > 1 ? direction : part;
+    forward_pass d = {.f = f,
+                      .first = first,
+                      .rows = rows,
+                      .reverse = direction == 1,
+                      .I = network_layer_input(net, layer),
+                      .w = network_weights(net, f->pack, layer, direction),
+                      .in = in,
+                      .out = plane_of(at(net, out.p, offset), out.time, out.row),
+                      .h0 = initial_state(f, f->seq->h0, index, first),
+                      .c0 = initial_state(f, f->seq->c0, index, first),
+                      .hn = final_state(f, f->seq->hn, index, first),
+                      .cn = final_state(f, f->seq->cn, index, first),
+                      .products = at(net, f->s.products, share * f->s.products_part)};
+    if (f->tape) {
+        const direction_tape tape = network_direction_tape(net, f->tape, f->T, f->B, layer, direction);
+        d.c = plane_of(at(net, tape.c, first * net->H), f->B * net->H, net->H);
+        d.gates = plane_of(at(net, tape.gates, first * 4 * net->H), f->B * 4 * net->H, 4 * net->H);
+        if (layer == net->L - 1) {
+            d.copy = plane_of(f->seq->y, (idx)f->seq->y_time_stride, (idx)f->seq->y_row_stride);
+            d.copy.p = at(net, plane_at(net, d.copy, 0, first), offset);
+        }
+    } else {
+        d.c = plane_of(at(net, f->s.c, (direction * f->B + first) * net->H), 0, net->H);
+    }
+    return d;
+}
+
 static void forward_rows(void *context, int part) {
     const forward_call *f = context;
     const network *net = &f->net;
@@ -265,36 +374,26 @@ static void forward_rows(void *context, int part) {
     plane in = first_input(f, first, rows);
     for (idx layer = 0; layer < net->L; layer++) {
         const plane out = layer_output(f, layer, first);
-        for (idx direction = 0; direction < net->D; direction++) {
-            const idx index = layer * net->D + direction, offset = direction * net->H;
-            forward_pass d = {.f = f,
-                              .first = first,
-                              .rows = rows,
-                              .reverse = direction == 1,
-                              .I = network_layer_input(net, layer),
-                              .w = network_weights(net, f->pack, layer, direction),
-                              .in = in,
-                              .out = plane_of(at(net, out.p, offset), out.time, out.row),
-                              .h0 = initial_state(f, f->seq->h0, index, first),
-                              .c0 = initial_state(f, f->seq->c0, index, first),
-                              .hn = final_state(f, f->seq->hn, index, first),
-                              .cn = final_state(f, f->seq->cn, index, first),
-                              .products = at(net, f->s.products, part * f->s.products_part)};
-            if (f->tape) {
-                const direction_tape tape = network_direction_tape(net, f->tape, f->T, f->B, layer, direction);
-                d.c = plane_of(at(net, tape.c, first * net->H), f->B * net->H, net->H);
-                d.gates = plane_of(at(net, tape.gates, first * 4 * net->H), f->B * 4 * net->H, 4 * net->H);
-                if (layer == net->L - 1) {
-                    d.copy = plane_of(f->seq->y, (idx)f->seq->y_time_stride, (idx)f->seq->y_row_stride);
-                    d.copy.p = at(net, plane_at(net, d.copy, 0, first), offset);
-                }
-            } else {
-                d.c = plane_of(at(net, f->s.c, first * net->H), 0, net->H);
-            }
-            run_direction(&d);
-        }
+        forward_pass d[2];
+        for (idx direction = 0; direction < net->D; direction++)
+            d[direction] = direction_pass(f, layer, direction, part, in, out);
+        for (idx direction = 0; direction < net->D && f->pieces == 1; direction++)
+            run_direction(&d[direction]);
+        if (f->pieces > 1)
+            run_team(d);
         in = f->tape && net->spec->dropout > 0 && layer < net->L - 1 ? dropped_output(f, layer, first, rows, out) : out;
     }
+}
+
+/* Threads split the rows here, or the units within each layer. */
+static void run_stack(forward_call *f) {
+    if (f->pieces == 1) {
+        clstm_parallel((int)f->split.parts, forward_rows, f);
+        return;
+    }
+    const fpmode caller = fpmode_enter();
+    forward_rows(f, 0);
+    fpmode_leave(caller);
 }
 
 /* ---- entry point ---- */
@@ -336,7 +435,7 @@ int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence
     const int empty = f.T == 0 || f.B == 0;
     if (!workspace || (!empty && (!seq->x || !seq->y)))
         return CLSTM_ERROR_NULL;
-    f.split = network_split_rows(&f.net, f.T, f.B);
+    split_work(&f);
     status = fit_workspace(&f, seq->lengths != NULL, tape != NULL, workspace, workspace_bytes);
     if (!status && seq->lengths)
         status = network_count_active(seq->lengths, f.T, f.B, f.s.active);
@@ -345,6 +444,6 @@ int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence
     memset(f.s.zeros, 0, (size_t)(f.net.I > f.net.D * f.net.H ? f.net.I : f.net.D * f.net.H) * f.net.size);
     if (tape)
         write_tape_head(&f);
-    clstm_parallel((int)f.split.parts, forward_rows, &f);
+    run_stack(&f);
     return CLSTM_OK;
 }

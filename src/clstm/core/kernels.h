@@ -32,11 +32,12 @@ typedef struct gemm_args {
  * VL hidden units the gates i, f, g, o side by side. */
 typedef struct cell_args {
     idx rows, H;
-    const void *init; /* (rows, blocks, 4, VL): the bias, or the bias and the input product */
-    idx init_row;     /* 0: one bias row for all */
-    const void *x;    /* (rows, I) */
-    idx x_row, I;     /* I = 0: init holds the input product already */
-    const void *h;    /* (rows, H) of the step before */
+    idx first_block, end_block; /* which blocks of units to compute, of those that H needs */
+    const void *init;           /* (rows, blocks, 4, VL): the bias, or the bias and the input product */
+    idx init_row;               /* 0: one bias row for all */
+    const void *x;              /* (rows, I) */
+    idx x_row, I;               /* I = 0: init holds the input product already */
+    const void *h;              /* (rows, H) of the step before */
     idx h_row;
     const void *w_ih, *w_hh; /* (I or H, blocks * 4 * VL) in gemm panels */
     const void *c;           /* (rows, H) of the step before */

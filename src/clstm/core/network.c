@@ -1,10 +1,12 @@
 /* Dimensions, packs and tapes: everything that lies in memory. */
 #include "network.h"
 
+#include <limits.h>
 #include <string.h>
 
 #include "dispatch.h"
 #include "fpmode.h"
+#include "threads.h"
 
 /* ---- spec ---- */
 
@@ -310,4 +312,15 @@ row_split network_split_rows(const network *net, idx T, idx B) {
     const idx worth = network_worth_parts(net, T, B), most = B / 2 > 1 ? B / 2 : 1;
     const row_split s = {.B = B, .tile = 1, .parts = worth < most ? worth : most};
     return s;
+}
+
+idx network_split_units(const network *net, idx T, idx B) {
+    /* what a step must cost, in multiply-adds, to make up for threads that meet after it (about half a microsecond) */
+    const double worth = 50e3, step = 4.0 * (double)net->H * (double)net->H * (double)(B * net->D);
+    const idx threads = step < worth ? 1 : network_worth_parts(net, T, B);
+    if (threads == 1)
+        return 1;
+    const idx at_once = clstm_most_at_once(), most = at_once < net->H_blocks ? at_once : net->H_blocks;
+    const idx pieces = threads < most ? threads : most;
+    return (T + T) * net->D * pieces > INT_MAX / 2 ? 1 : pieces; /* the parts of a layer are counted in an int */
 }

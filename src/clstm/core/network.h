@@ -137,6 +137,9 @@ idx network_worth_parts(const network *net, idx T, idx B);
 /* As many parts as that, of two rows at least. */
 row_split network_split_rows(const network *net, idx T, idx B);
 
+/* In how many pieces threads share the units of a step, where rows are too few to split: 1 if a step is too short. */
+idx network_split_units(const network *net, idx T, idx B);
+
 static inline idx row_split_start(const row_split *s, idx part) {
     const idx tiles = (s->B + s->tile - 1) / s->tile, start = tiles * part / s->parts * s->tile;
     return start < s->B ? start : s->B;

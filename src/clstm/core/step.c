@@ -22,6 +22,7 @@ int clstm_step(const clstm_spec *spec, const void *pack, int64_t B, const void *
         const idx state = layer * (idx)B * net.H, below = state - (idx)B * net.H;
         const cell_args g = {.rows = (idx)B,
                              .H = net.H,
+                             .end_block = net.H_blocks,
                              .init = w.bias,
                              .x = layer ? at(&net, h_out, below) : x,
                              .x_row = network_layer_input(&net, layer),

@@ -14,9 +14,9 @@ enum { MAX_THREADS = 1024 };
 typedef struct job {
     void (*run)(void *context, int part);
     void *context;
-    int parts;
+    int threads, parts;
     atomic_int next; /* the first part that nobody has claimed */
-    int helpers;     /* workers that run parts of it */
+    int helpers;     /* workers that run parts of it; less than threads */
     struct job *link;
 } job;
 
@@ -79,6 +79,11 @@ int clstm_get_num_threads(void) {
     return limit;
 }
 
+int clstm_most_at_once(void) {
+    const int limit = clstm_get_num_threads(), processors = sync_processors();
+    return limit < processors ? limit : processors < 1 ? 1 : processors;
+}
+
 int clstm_set_num_threads(int n) {
     if (n < 1 || n > MAX_THREADS)
         return CLSTM_ERROR_THREADS;
@@ -104,7 +109,7 @@ static int claim(job *job, int *part) {
 
 static job *find_job(void) {
     job *job = atomic_load(&pool.running) < atomic_load(&pool.limit) ? pool.open : NULL;
-    while (job && unclaimed(job) <= 0)
+    while (job && (unclaimed(job) <= 0 || job->helpers + 1 >= job->threads))
         job = job->link;
     return job;
 }
@@ -160,7 +165,7 @@ static void open_job(job *job) {
     atomic_fetch_add(&pool.running, 1);
     job->link = pool.open;
     pool.open = job;
-    call_workers(job->parts - 1);
+    call_workers((job->threads < job->parts ? job->threads : job->parts) - 1);
     sync_release(&pool.lock);
 }
 
@@ -179,8 +184,12 @@ static void close_job(job *job) {
 }
 
 void clstm_parallel(int parts, void (*run)(void *context, int part), void *context) {
+    clstm_team(parts, parts, run, context);
+}
+
+void clstm_team(int threads, int parts, void (*run)(void *context, int part), void *context) {
     fpmode caller = fpmode_enter();
-    job job = {.run = run, .context = context, .parts = parts};
+    job job = {.run = run, .context = context, .threads = threads, .parts = parts};
     int part, nested = inside_part;
     if (!nested) {
         clstm_get_num_threads();

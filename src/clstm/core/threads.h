@@ -3,12 +3,19 @@
 #define CLSTM_THREADS_H
 
 /* Runs part 0 .. parts - 1 once each, on the calling thread and on workers that are free or become free meanwhile;
- * returns when all are done. Every part runs in the floating-point mode of fpmode.h. Parts may run in any order and
- * must not wait for each other, for all of them may run on one thread. Inside a part, a call runs on its own thread.
+ * returns when all are done. Every part runs in the floating-point mode of fpmode.h. Parts are begun in order, each by
+ * a thread that goes on to its end, so a part may wait for earlier ones, but not for later ones: all may run on one
+ * thread. Inside a part, a call runs on its own thread.
  *
  * The limit is clstm_get_num_threads(). A call never waits for a worker, and a worker takes up a part only while no
  * more than `limit` callers and busy workers run: when callers crowd in, workers leave after the part in hand, and
  * callers beyond the limit run alone. */
 void clstm_parallel(int parts, void (*run)(void *context, int part), void *context);
+
+/* The same on no more than `threads` threads, for parts that wait for each other. */
+void clstm_team(int threads, int parts, void (*run)(void *context, int part), void *context);
+
+/* How many threads can run at the same time: the limit, or fewer if there are fewer processors. */
+int clstm_most_at_once(void);
 
 #endif

@@ -1,0 +1,35 @@
+/* Short waits of threads that compute together. Between calls nobody spins: see threads.h. */
+#ifndef CLSTM_SPIN_H
+#define CLSTM_SPIN_H
+
+#include <stdatomic.h>
+
+#if defined(_WIN32)
+#include <windows.h>
+static inline void spin_yield(void) { SwitchToThread(); }
+#else
+#include <sched.h>
+static inline void spin_yield(void) { sched_yield(); }
+#endif
+
+static inline void spin_pause(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Waits until a counter that other running threads raise has reached `value`; lets others run if that takes long, for
+ * they may need this processor. */
+static inline void spin_until(atomic_llong *counter, long long value) {
+    enum { SPINS = 10000 };
+    for (int spins = 0; atomic_load_explicit(counter, memory_order_acquire) < value; spins++) {
+        if (spins < SPINS)
+            spin_pause();
+        else
+            spin_yield();
+    }
+}
+
+#endif
