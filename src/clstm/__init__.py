@@ -8,6 +8,9 @@
 from ._core import version as _version
 from .cell import LSTMCell
 from .embedding import Embedding
+from .interop.audio import AudioModel
+from .interop.nam import from_nam
+from .interop.rtneural import from_rtneural
 from .linear import Linear
 from .losses import cross_entropy, mse_loss
 from .lstm import LSTM, Tape
@@ -26,6 +29,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "AudioModel",
     "Embedding",
     "LSTMCell",
     "Linear",
@@ -38,6 +42,8 @@ __all__ = [
     "cosine",
     "cpu_info",
     "cross_entropy",
+    "from_nam",
+    "from_rtneural",
     "get_num_threads",
     "mse_loss",
     "read_extra",
