@@ -10,6 +10,8 @@ from .cell import LSTMCell
 from .embedding import Embedding
 from .interop.audio import AudioModel
 from .interop.nam import from_nam
+from .interop.onnx_export import to_onnx
+from .interop.onnx_model import OnnxModel, from_onnx
 from .interop.rtneural import from_rtneural
 from .linear import Linear
 from .losses import cross_entropy, mse_loss
@@ -34,6 +36,7 @@ __all__ = [
     "LSTMCell",
     "Linear",
     "Module",
+    "OnnxModel",
     "Sequential",
     "Stream",
     "Tape",
@@ -43,12 +46,14 @@ __all__ = [
     "cpu_info",
     "cross_entropy",
     "from_nam",
+    "from_onnx",
     "from_rtneural",
     "get_num_threads",
     "mse_loss",
     "read_extra",
     "read_safetensors",
     "set_num_threads",
+    "to_onnx",
     "warmup",
     "write_safetensors",
 ]

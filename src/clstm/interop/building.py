@@ -98,12 +98,13 @@ def _state_dict(layers: Sequence[Sequence[Direction]], bias: bool) -> Iterator[t
 def reading(path: FilePath, *damage: type[Exception]) -> Iterator[None]:
     """Name the file in errors about its content. Exceptions in `damage` become ValueError too."""
     try:
-        yield
+        with np.errstate(over="raise"):  # a number that its type cannot hold is damage
+            yield
     except NotImplementedError as error:
         raise NotImplementedError(f"{os.fsdecode(path)!r} cannot be loaded: {error}") from error
     except damage as error:
         raise ValueError(f"{os.fsdecode(path)!r} cannot be loaded: {type(error).__name__}: {error}") from error
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{os.fsdecode(path)!r} cannot be loaded: {error}") from error
 
 
@@ -143,3 +144,11 @@ def as_numbers(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarr
     ):
         raise ValueError(f"{name} has shape {array.shape}, but {str(shape).replace('None', 'any')} is expected")
     return array.astype(np.float64)
+
+
+def reverse_time(x: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
+    """Each row of x (T, B, F) from its own last step to its first; what lies beyond its length stays."""
+    if lengths is None:
+        return x[::-1]
+    t = np.arange(len(x))[:, None]
+    return np.take_along_axis(x, np.where(t < lengths, lengths - 1 - t, t)[:, :, None], axis=0)
