@@ -9,6 +9,7 @@ from ._core import version as _version
 from .cell import LSTMCell
 from .embedding import Embedding
 from .interop.audio import AudioModel
+from .interop.keras_model import KerasModel, from_keras
 from .interop.nam import from_nam
 from .interop.onnx_export import to_onnx
 from .interop.onnx_model import OnnxModel, from_onnx
@@ -33,6 +34,7 @@ __all__ = [
     "AdamW",
     "AudioModel",
     "Embedding",
+    "KerasModel",
     "LSTMCell",
     "Linear",
     "Module",
@@ -45,6 +47,7 @@ __all__ = [
     "cosine",
     "cpu_info",
     "cross_entropy",
+    "from_keras",
     "from_nam",
     "from_onnx",
     "from_rtneural",
