@@ -308,9 +308,9 @@ def test_torch_training_run():
 def test_tflite_golden():
     """Weights stand in the case as ONNX stacks them."""
     from clstm.interop.onnx_file import Node
-    from clstm.interop.onnx_lstm import lstm_of, run_lstm
+    from clstm.interop.onnx_lstm import lstms_of, run_lstm
 
     case = Case("3_golden/tflite_uniseq_NoCifgNoPeepholeNoProjectionNoClippingLstmTest.npz")
     node = Node("rnn", "LSTM", ("X", "W", "R", "B"), ("Y",), {}, 14)
-    Y, _, _ = run_lstm(node, lstm_of(node, case.inputs), {"X": case.inputs["X"]})
+    Y, _, _ = run_lstm(node, lstms_of(node, case.inputs), {"X": case.inputs["X"]})
     case.assert_close(Y=Y)

@@ -16,12 +16,22 @@ from ..serialization import FilePath
 
 
 class Direction(NamedTuple):
-    """The arrays of one direction of one layer; gates in the order i, f, g, o along the first axis."""
+    """The arrays of one direction of one layer; gates in the order i, f, g, o along the first axis.
+
+    All four are there even where two gates are coupled; the one without weights of its own is not read.
+    """
 
     weight_ih: np.ndarray  # (4H, I)
     weight_hh: np.ndarray  # (4H, H)
     bias_ih: np.ndarray | None = None  # (4H)
     bias_hh: np.ndarray | None = None  # (4H)
+    weight_ch: np.ndarray | None = None  # (3, H): peepholes of i, f, o
+
+    def gates(self, kept: str) -> Direction:
+        """The same without the gates that are not in `kept`."""
+        arrays: list[Any] = [None if array is None else reorder_gates(array, "ifgo", kept) for array in self[:4]]
+        weight_ch = None if self.weight_ch is None else self.weight_ch[[gate in kept for gate in "ifo"]]
+        return Direction(*arrays)._replace(weight_ch=weight_ch)
 
 
 def reorder_gates(array: np.ndarray, order: str, wanted: str = "ifgo") -> np.ndarray:
@@ -80,18 +90,19 @@ def make_lstm(layers: Sequence[Sequence[Direction]], dtype: Any = None, **option
         init="pytorch",
         **options,
     )
-    lstm.load_state_dict(dict(_state_dict(layers, bias)))
+    kept = {"forget": "igo", "input": "fgo"}.get(options.get("coupling") or "", "ifgo")
+    lstm.load_state_dict(dict(_state_dict(layers, kept, bias)))
     return lstm
 
 
-def _state_dict(layers: Sequence[Sequence[Direction]], bias: bool) -> Iterator[tuple[str, np.ndarray]]:
+def _state_dict(layers: Sequence[Sequence[Direction]], kept: str, bias: bool) -> Iterator[tuple[str, np.ndarray]]:
     for l, layer in enumerate(layers):
         for suffix, direction in zip(("", "_reverse"), layer, strict=False):
-            zeros = np.zeros(len(direction.weight_hh)) if bias else None
-            for name, value in direction._asdict().items():
-                array = zeros if value is None else value
+            for name, array in direction.gates(kept)._asdict().items():
                 if array is not None:
                     yield f"{name}_l{l}{suffix}", array
+                elif bias and name.startswith("bias"):
+                    yield f"{name}_l{l}{suffix}", np.zeros(len(kept) * direction.weight_hh.shape[1])
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import elementwise
 from .elementwise import Function
-from .keras_lstm import Tensor
+from .keras_lstm import Tensor, hard_sigmoid_slope
 
 Description = Mapping[str, Any]  # class_name, config and more of one layer
 Arrays = list[np.ndarray]
@@ -35,9 +35,7 @@ def activation(value: Any, version: int | None) -> Function:
     if value is None:
         value = "linear"
     if value == "hard_sigmoid":
-        if version is None:
-            raise ValueError("hard_sigmoid needs the version of Keras, but the file does not say it")
-        return functools.partial(elementwise.hard_sigmoid, alpha=1 / 6 if version >= 3 else 0.2)
+        return functools.partial(elementwise.hard_sigmoid, alpha=hard_sigmoid_slope(version))
     if not isinstance(value, str) or value not in ACTIVATIONS:
         raise NotImplementedError(f"the activation {value!r:.60} is not supported, only {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[value]

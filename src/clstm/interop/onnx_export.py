@@ -13,7 +13,8 @@ from ..lstm import LSTM
 from ..module import Module
 from ..sequential import Sequential
 from ..serialization import FilePath, replace_file
-from .building import reorder_gates, require
+from .building import require
+from .onnx_lstm import INPUTS, arrays_of, attributes_of
 
 OPSET, IR_VERSION = 17, 8  # read by ONNX Runtime 1.12 and later
 
@@ -149,7 +150,7 @@ def _add_linear(graph: _Graph, linear: Linear, x: str, prefix: str) -> str:
 
 def _add_lstm(graph: _Graph, lstm: LSTM, x: str, prefix: str, suffix: str, states: bool, lengths: bool) -> str:
     """One LSTM node per layer, time-major (ONNX Runtime has no other), with what joins them."""
-    D, weights = 1 + lstm.bidirectional, lstm.state_dict()
+    D, weights, attributes = 1 + lstm.bidirectional, lstm.state_dict(), attributes_of(lstm)
     state_shape = [lstm.num_layers * D, "batch", lstm.hidden_size]
     parts: dict[str, list[str]] = {"h": [], "c": []}
     if states:
@@ -158,19 +159,16 @@ def _add_lstm(graph: _Graph, lstm: LSTM, x: str, prefix: str, suffix: str, state
         x = graph.add("Transpose", [x], f"{prefix}x_time_major", perm=[1, 0, 2])
     for l in range(lstm.num_layers):
         name = f"{prefix}lstm_l{l}"
-        inputs = [
-            x,
-            *(graph.constant(f"{name}.{key}", array) for key, array in _layer_arrays(lstm, weights, l).items()),
-        ]
+        given = {key: graph.constant(f"{name}.{key}", array) for key, array in arrays_of(lstm, weights, l).items()}
+        given["X"] = x
+        if lengths:
+            given["sequence_lens"] = "lengths"
         if states:
             first, last = (graph.constant(f"{name}.state_{i}", np.array([i * D])) for i in (l, l + 1))
-            taken = [graph.add("Slice", [state, first, last], f"{name}.{state}") for state in names]
-        if states or lengths:
-            inputs += [""] * (4 - len(inputs))
-            inputs += ["lengths" if lengths else "", *(taken if states else [])]
+            for key, state in zip(("initial_h", "initial_c"), names, strict=True):
+                given[key] = graph.add("Slice", [state, first, last], f"{name}.{state}")
         outputs = [f"{name}.{key}" for key in ("Y", "h_n", "c_n")]
-        direction = "bidirectional" if D == 2 else "forward"
-        graph.add_named(name, "LSTM", inputs, outputs, hidden_size=lstm.hidden_size, direction=direction)
+        graph.add_named(name, "LSTM", [given.get(key, "") for key in INPUTS], outputs, **attributes)
         for key in parts:
             parts[key].append(f"{name}.{key}_n")
         x = graph.add("Transpose", [outputs[0]], f"{name}.Y_rows", perm=[0, 2, 1, 3])  # (T, B, D, H)
@@ -179,16 +177,3 @@ def _add_lstm(graph: _Graph, lstm: LSTM, x: str, prefix: str, suffix: str, state
         graph.add("Concat", layers, f"{key}_n{suffix}", axis=0)
         graph.add_output(f"{key}_n{suffix}", lstm.dtype, state_shape)
     return graph.add("Transpose", [x], f"{prefix}y_batch_first", perm=[1, 0, 2]) if lstm.batch_first else x
-
-
-def _layer_arrays(lstm: LSTM, weights: dict[str, np.ndarray], l: int) -> dict[str, np.ndarray]:
-    """W, R and, with biases, B of one layer as ONNX stacks them, with gates i, o, f, c."""
-    suffixes = ["", "_reverse"] if lstm.bidirectional else [""]
-
-    def stacked(name: str) -> np.ndarray:
-        return np.stack([reorder_gates(weights[f"{name}_l{l}{suffix}"], "ifgo", "iofg") for suffix in suffixes])
-
-    arrays = {"W": stacked("weight_ih"), "R": stacked("weight_hh")}
-    if lstm.bias:
-        arrays["B"] = np.concatenate([stacked("bias_ih"), stacked("bias_hh")], axis=1)
-    return arrays

@@ -13,7 +13,7 @@ from ..lstm import LSTM
 from ..serialization import FilePath
 from .building import reading
 from .onnx_file import Graph, Node, read_onnx
-from .onnx_lstm import direction_of, inputs_of, lstm_of, run_lstm
+from .onnx_lstm import direction_of, inputs_of, lstms_of, run_lstm
 from .onnx_operators import DTYPES, OPERATORS
 
 Values = dict[str, np.ndarray]
@@ -29,7 +29,8 @@ class OnnxModel:
     ----------
     lstms : dict of str to LSTM
         The LSTMs whose weights are in the file, by the name of the node (or of its first output, if it has none),
-        in subgraphs too. They are what a call runs, so changing their weights changes the model.
+        in subgraphs too. They are what a call runs, so changing their weights changes the model. A node whose
+        directions have different activations makes two, the second under its name and "/reverse".
     directions : dict of str to str
         "forward", "reverse" or "bidirectional" for each of them. An LSTM of a "reverse" node is a forward one that the
         model feeds from the last step to the first.
@@ -48,7 +49,7 @@ class OnnxModel:
         self.inputs, self.outputs = graph.inputs, graph.outputs
         self.lstms: dict[str, LSTM] = {}
         self.directions: dict[str, str] = {}
-        self._lstm_of: dict[int, LSTM] = {}  # by id of the node
+        self._lstms_of: dict[int, list[LSTM]] = {}  # by id of the node
         self._find_lstms(graph, {}, size)
         known = OPERATORS.keys() | _CONTROL.keys() | {"LSTM", "Constant"}
         self.unsupported = tuple(sorted({node.op for _, node in graph.walk()} - known))
@@ -108,14 +109,15 @@ class OnnxModel:
     def _add_lstm(self, node: Node, constants: Values) -> None:
         names = inputs_of(node)
         weights = {key: constants.get(names[key]) for key in "WRBP" if key in names}
-        direction = direction_of(node)
         if any(array is None for array in weights.values()):
             return  # they are inputs of the model
-        name = node.name
-        while name in self.lstms:
-            name += "'"
-        self.lstms[name] = self._lstm_of[id(node)] = lstm_of(node, weights)
-        self.directions[name] = direction
+        lstms = self._lstms_of[id(node)] = lstms_of(node, weights)
+        directions = ["forward", "reverse"] if len(lstms) == 2 else [direction_of(node)]
+        for lstm, direction in zip(lstms, directions, strict=True):
+            name = node.name + ("/reverse" if direction != directions[0] else "")
+            while name in self.lstms:
+                name += "'"
+            self.lstms[name], self.directions[name] = lstm, direction
 
     def _run(self, graph: Graph, values: Values) -> list[np.ndarray]:
         values = values | graph.constants
@@ -132,7 +134,7 @@ class OnnxModel:
             return (constant_value(node),)
         if node.op == "LSTM":
             found = {key: _value(values, name) for key, name in inputs_of(node).items()}
-            return run_lstm(node, self._lstm_of.get(id(node)) or lstm_of(node, dict(found)), found)
+            return run_lstm(node, self._lstms_of.get(id(node)) or lstms_of(node, dict(found)), found)
         inputs = [_value(values, name) if name else None for name in node.inputs]
         if node.op in _CONTROL:
             return _CONTROL[node.op](self, node, inputs, values)

@@ -161,7 +161,7 @@ def _torch_lstm(prefix: str, arrays: dict[str, Any], dtype: np.dtype[Any]) -> LS
     layers: list[list[Direction]] = []
     while f"weight_ih_l{len(layers)}" in arrays:
         l = len(layers)
-        found = {name: arrays.pop(f"{name}_l{l}", None) for name in Direction._fields}
+        found = {name: arrays.pop(f"{name}_l{l}", None) for name in Direction._fields[:4]}
         shapes = {name: (None, None) if name.startswith("weight") else (None,) for name in found}
         values = {
             name: as_numbers(f"{prefix}.{name}_l{l}", value, shapes[name])
