@@ -13,7 +13,8 @@ Initializer = Callable[[dict[str, np.ndarray], int, "np.random.Generator", str],
 def default(parameters: dict[str, np.ndarray], hidden_size: int, rng: np.random.Generator, gates: str = "ifgo") -> None:
     """Glorot uniform W_ih and W_hr (Glorot & Bengio 2010), orthogonal W_hh (Saxe et al. 2014), each gate by itself;
     forget gate's bias 1 (Gers et al. 2000; Jozefowicz et al. 2015), so that the cell remembers from the start;
-    without weights of f, the input gate's bias is -1 (Hochreiter & Schmidhuber 1997). Peepholes start at 0, as if there were none."""
+    without weights of f, the input gate's bias is -1 (Hochreiter & Schmidhuber 1997). Peepholes start at 0, as if there
+    were none."""
     for name, array in parameters.items():
         if name.startswith(("weight_ih", "weight_hr")):
             bound = math.sqrt(6 / (hidden_size + array.shape[-1 if name.startswith("weight_ih") else 0]))

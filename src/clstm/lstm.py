@@ -56,8 +56,8 @@ class LSTM(Module):
     bidirectional : bool, default False
         Whether a second LSTM per layer reads the sequence from its end; D is 2 then, else 1.
     proj_size : int, default 0
-        Number of features P of h, less than hidden_size: h is a projection of the cell's output (Sak et al. 2014). 0: no
-        projection, and P is hidden_size.
+        Number of features P of h, less than hidden_size: h is a projection of the cell's output (Sak et al. 2014).
+        0: no projection, and P is hidden_size.
     peepholes : bool, default False
         Whether i and f see c, and o the new c (Gers & Schmidhuber 2000).
     coupling : {None, "forget", "input"}
@@ -81,7 +81,8 @@ class LSTM(Module):
     ----------
     weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, weight_ih_l0_reverse, weight_ih_l1, ... : ndarray
         Parameters, as PyTorch names and shapes them: (4H, I or D*P), (4H, P), (4H,), (4H,); gates in the order
-        i, f, g, o. With a projection weight_hr_l0 (P, H), with peepholes weight_ch_l0 (3, H) of i, f, o. They are live: writing into one changes the layer from the next call on. While such an array is
+        i, f, g, o. With a projection weight_hr_l0 (P, H), with peepholes weight_ch_l0 (3, H) of i, f, o. They are
+        live: writing into one changes the layer from the next call on. While such an array is
         held, each call packs the weights anew, so drop it when done.
     dropout_counter : int
         Number of training calls with dropout so far. With `seed` it selects the next masks; save both to resume a
