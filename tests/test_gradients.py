@@ -18,10 +18,10 @@ class Loss:
     """A linear function of the outputs, sum(dy y) + sum(dh_n h_n) + sum(dc_n c_n), as a function of all arguments."""
 
     def __init__(self, problem, given=frozenset({"dy", "dh_n", "dc_n"}), **options):
-        self.lstm, self.batch = problem.lstm(**options), problem.batch()
+        self.lstm, self.batch, self.variant = problem.lstm(**options), problem.batch(), problem.variant
         self.weights = dict(zip(("dy", "dh_n", "dc_n"), (self.batch.dy, *self.batch.dstate), strict=True))
         self.weights = {name: array for name, array in self.weights.items() if name in given}
-        h_0, c_0 = self.batch.state or np.zeros((2, *self.batch.dstate[0].shape))
+        h_0, c_0 = self.batch.state or [np.zeros(array.shape) for array in self.batch.dstate]
         self.arguments = {"x": self.batch.x, "h_0": h_0, "c_0": c_0} | self.lstm.state_dict()
 
     def value(self, arguments):
@@ -35,7 +35,7 @@ class Loss:
         """The loss by the reference."""
         parameters = {name: array for name, array in arguments.items() if name not in ("x", "h_0", "c_0")}
         state = arguments["h_0"], arguments["c_0"]
-        return self._sum(*reference(parameters, arguments["x"], state, self.batch.lengths))
+        return self._sum(*reference(parameters, arguments["x"], state, self.batch.lengths, options=self.variant))
 
     def gradients(self):
         """By the package, a dict with the names of the arguments."""

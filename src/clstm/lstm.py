@@ -16,13 +16,16 @@ from .arguments import as_flag, as_float_dtype, as_real_array, as_size
 from .initialization import INITIALIZERS
 from .module import Module, Shape, matching_arrays
 from .stream import Stream
+from .variants import Activation, Variant
 
 State = tuple[np.ndarray, np.ndarray]
 Tape: TypeAlias = _core.Tape
 
 
 # What the parameters and the C library's network depend on.
-_FIXED = frozenset({"input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout", "dtype"})
+_FIXED = frozenset(
+    {"input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout", "dtype", *Variant._fields}
+)
 
 
 class _Layout(NamedTuple):
@@ -52,6 +55,20 @@ class LSTM(Module):
         1 / (1 - dropout).
     bidirectional : bool, default False
         Whether a second LSTM per layer reads the sequence from its end; D is 2 then, else 1.
+    proj_size : int, default 0
+        Number of features P of h, less than hidden_size: h is a projection of the cell's output (Sak et al. 2014).
+        0: no projection, and P is hidden_size.
+    peepholes : bool, default False
+        Whether i and f see c, and o the new c (Gers & Schmidhuber 2000).
+    coupling : {None, "forget", "input"}
+        "forget": f = 1 - i, as ONNX's input_forget. "input": i = 1 - f, as TFLite's CIFG. The gate has no weights then.
+    forget_gate : bool, default True
+        False: f = 1, the cell of Hochreiter & Schmidhuber (1997).
+    activations : dict or list of three, optional
+        Functions for "i", "f", "g", "o" and the output "h", or for gates, candidate and output: names such as
+        "hard_sigmoid", or lists of name, alpha, beta.
+    clip, cell_clip, proj_clip : float, optional
+        Limits of the pre-activations, of c and of the projection; none by default.
     dtype : {"float32", "float64"}, default "float32"
         Type of parameters and results. Other real types of x are converted to it.
     seed : int, optional
@@ -63,8 +80,9 @@ class LSTM(Module):
     Attributes
     ----------
     weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, weight_ih_l0_reverse, weight_ih_l1, ... : ndarray
-        Parameters, as PyTorch names and shapes them: (4H, I or D*H), (4H, H), (4H,), (4H,); gates in the order
-        i, f, g, o. They are live: writing into one changes the layer from the next call on. While such an array is
+        Parameters, as PyTorch names and shapes them: (4H, I or D*P), (4H, P), (4H,), (4H,); gates in the order
+        i, f, g, o. With a projection weight_hr_l0 (P, H), with peepholes weight_ch_l0 (3, H) of i, f, o. They are
+        live: writing into one changes the layer from the next call on. While such an array is
         held, each call packs the weights anew, so drop it when done.
     dropout_counter : int
         Number of training calls with dropout so far. With `seed` it selects the next masks; save both to resume a
@@ -79,7 +97,7 @@ class LSTM(Module):
         c' = f * c + i * g                           h' = o * tanh(c')
 
     after Hochreiter & Schmidhuber (1997), with the forget gate of Gers, Schmidhuber & Cummins (2000). `backward` is
-    exact backpropagation through time (Werbos 1990).
+    exact backpropagation through time (Werbos 1990). The formulas of the variants are in docs/variants.md.
 
     A sequence's results are the same bits whatever the batch around it, the number of threads, the way time was cut
     into calls, and the instruction set. Denormal numbers count as 0. Any number of threads may call one LSTM at once.
@@ -100,6 +118,14 @@ class LSTM(Module):
     """
 
     carries_state = True
+    proj_size: int
+    peepholes: bool
+    coupling: str | None
+    forget_gate: bool
+    activations: dict[str, Activation] | None
+    clip: float | None
+    cell_clip: float | None
+    proj_clip: float | None
 
     def __init__(
         self,
@@ -111,10 +137,19 @@ class LSTM(Module):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        proj_size: int = 0,
+        peepholes: bool = False,
+        coupling: str | None = None,
+        forget_gate: bool = True,
+        activations: Any = None,
+        clip: float | None = None,
+        cell_clip: float | None = None,
+        proj_clip: float | None = None,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
         init: str = "default",
     ) -> None:
+        options = locals()
         self.input_size = as_size("input_size", input_size)
         self.hidden_size = as_size("hidden_size", hidden_size)
         self.num_layers = as_size("num_layers", num_layers, most=2**20)
@@ -124,13 +159,25 @@ class LSTM(Module):
         if self.dropout > 0 and self.num_layers == 1:
             warnings.warn("dropout acts between layers, but num_layers is 1, so it does nothing", stacklevel=2)
         self.bidirectional = as_flag("bidirectional", bidirectional)
+        for name, value in Variant.of(self.hidden_size, options)._asdict().items():
+            setattr(self, name, value)
         self.dtype = as_float_dtype(dtype)
         if not isinstance(init, str) or init not in INITIALIZERS:
             raise ValueError(f"init is {init!r}, but one of {', '.join(map(repr, INITIALIZERS))} is expected")
         self.seed = int.from_bytes(os.urandom(7), "little") if seed is None else _as_seed(seed)
         self.dropout_counter = 0
         self._allocate()
-        INITIALIZERS[init](self.parameters(), self.hidden_size, np.random.default_rng(self.seed))
+        rng = np.random.default_rng(self.seed)
+        INITIALIZERS[init](self.parameters(), self.hidden_size, rng, self._variant.gates)
+
+    @property
+    def _variant(self) -> Variant:
+        return Variant(*(getattr(self, name) for name in Variant._fields))
+
+    @property
+    def _features(self) -> int:
+        """Features of h."""
+        return self.proj_size or self.hidden_size
 
     def _allocate(self) -> None:
         """Make zero parameters. From here on the configuration is fixed."""
@@ -150,10 +197,9 @@ class LSTM(Module):
             bias=self.bias,
             bidirectional=self.bidirectional,
             dropout=self.dropout,
+            variant=self._variant.spec(),
         )
-        self._shapes = dict(
-            LSTM.parameter_shapes(self.input_size, H, self.num_layers, bias=self.bias, bidirectional=self.bidirectional)
-        )
+        self._shapes = dict(LSTM.parameter_shapes(**self.config()))
         self._index = {name: i for i, name in enumerate(self._shapes)}
 
     # ---- parameters ----
@@ -166,18 +212,16 @@ class LSTM(Module):
         *,
         bias: bool = True,
         bidirectional: bool = False,
-        **_: Any,
+        **options: Any,
     ) -> Iterator[tuple[str, Shape]]:
         """Yield names and shapes of the parameters."""
+        variant = Variant.of(hidden_size, options)
         suffixes = ["", "_reverse"] if bidirectional else [""]
         for layer in range(num_layers):
-            layer_input = len(suffixes) * hidden_size if layer else input_size
+            layer_input = len(suffixes) * (variant.proj_size or hidden_size) if layer else input_size
             for suffix in suffixes:
-                yield f"weight_ih_l{layer}{suffix}", (4 * hidden_size, layer_input)
-                yield f"weight_hh_l{layer}{suffix}", (4 * hidden_size, hidden_size)
-                if bias:
-                    yield f"bias_ih_l{layer}{suffix}", (4 * hidden_size,)
-                    yield f"bias_hh_l{layer}{suffix}", (4 * hidden_size,)
+                for name, shape in variant.parameter_shapes(layer_input, hidden_size, bias):
+                    yield f"{name}_l{layer}{suffix}", shape
 
     def parameters(self) -> dict[str, np.ndarray]:
         """Return the live arrays by name: writing into one changes the layer."""
@@ -202,6 +246,7 @@ class LSTM(Module):
             "batch_first": self.batch_first,
             "dropout": self.dropout,
             "bidirectional": self.bidirectional,
+            **self._variant.options(),
             "dtype": self.dtype.name,
         }
 
@@ -254,8 +299,8 @@ class LSTM(Module):
             Or (batch, time, input_size) with `batch_first`, or (time, input_size) for one sequence without batch
             axis. An array of the layer's dtype with contiguous features is not copied. Time and batch may be 0.
         state : (h_0, c_0), optional
-            Initial states of shape (num_layers * D, batch, hidden_size), or (num_layers * D, hidden_size) without
-            batch axis. Either may be None, which means zeros.
+            Initial states of shape (num_layers * D, batch, P) and (num_layers * D, batch, hidden_size), or without
+            batch axis; P is hidden_size without projection. Either may be None, which means zeros.
         lengths : array_like of int, shape (batch,), optional
             Valid steps of each sequence, 0 to time, in any order; all by default. Beyond its length a sequence is not
             read and its output is 0; its final state is that at its own last step, or the initial one for length 0;
@@ -263,7 +308,7 @@ class LSTM(Module):
 
         Returns
         -------
-        y : ndarray of shape (time, batch, D * hidden_size)
+        y : ndarray of shape (time, batch, D * P)
             Outputs of the last layer, [forward | reverse]; laid out like x.
         (h_n, c_n) : tuple of ndarray
             Final states, in the shape of the initial ones: layer 0 forward, layer 0 reverse, layer 1 forward, ...
@@ -328,7 +373,7 @@ class LSTM(Module):
         layout: _Layout = tape.meta
         D = 1 + self.bidirectional
         if dy is not None:
-            dy = self._time_major("dy", dy, D * self.hidden_size, layout.batched)
+            dy = self._time_major("dy", dy, D * self._features, layout.batched)
             if dy.shape[:2] != (tape.T, tape.B):
                 raise ValueError(f"dy has {_sizes(dy)}, but {tape.T} time steps and {tape.B} rows are expected")
             dy = _take(dy, layout.order)
@@ -381,7 +426,7 @@ class LSTM(Module):
             layout = _Layout(layout.batched, order)
             x = _take(x, order)
         h_0, c_0 = self._states(("h_0", "c_0"), "state", state, B, layout)
-        y_out, y = self._empty(T, B, (1 + self.bidirectional) * self.hidden_size, layout.batched)
+        y_out, y = self._empty(T, B, (1 + self.bidirectional) * self._features, layout.batched)
         h_n, c_n = self._empty_states(B)
         seed = 0
         if training and self.dropout > 0:
@@ -422,28 +467,28 @@ class LSTM(Module):
         return array, array
 
     def _states(self, names: tuple[str, str], pair_name: str, pair: Any, B: int, layout: _Layout) -> list[Any]:
-        """Both states of a pair as contiguous (L*D, B, H), in the order of the sorted rows; None stays."""
+        """Both states of a pair as contiguous (L*D, B, P or H), in the order of the sorted rows; None stays."""
         if pair is None:
             return [None, None]
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(f"{pair_name} is a {type(pair).__name__}, but a pair ({', '.join(names)}) is expected")
         first = self.num_layers * (1 + self.bidirectional)
-        shape = (first, B, self.hidden_size) if layout.batched else (first, self.hidden_size)
         states: list[Any] = []
-        for name, value in zip(names, pair, strict=True):
+        for name, value, features in zip(names, pair, (self._features, self.hidden_size), strict=True):
             if value is None:
                 states.append(None)
                 continue
             array = as_real_array(name, value, self.dtype)
+            shape = (first, B, features) if layout.batched else (first, features)
             if array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}, but {shape} is expected")
-            array = _take(array.reshape(first, B, self.hidden_size), layout.order)
+            array = _take(array.reshape(first, B, features), layout.order)
             states.append(np.require(array, requirements=["C", "A"]))
         return states
 
     def _empty_states(self, B: int) -> State:
-        shape = (self.num_layers * (1 + self.bidirectional), B, self.hidden_size)
-        return np.empty(shape, self.dtype), np.empty(shape, self.dtype)
+        first = self.num_layers * (1 + self.bidirectional)
+        return np.empty((first, B, self._features), self.dtype), np.empty((first, B, self.hidden_size), self.dtype)
 
     def _finished(self, pair: State, layout: _Layout) -> State:
         """States as the caller sees them."""

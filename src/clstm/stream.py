@@ -41,6 +41,7 @@ class Stream(_core.StreamState):
         super().__init__(weights, batch_size)
         self._weights = weights
         self._config = config
+        self._features: int = config.get("proj_size") or config["hidden_size"]
 
     def __copy__(self) -> Stream:
         """Copies share the LSTM's weights, and nothing else."""
@@ -61,11 +62,13 @@ class Stream(_core.StreamState):
 
     @state.setter
     def state(self, value: tuple[ArrayLike, ArrayLike]) -> None:
-        shape = (self._config["num_layers"], self.batch_size, self._config["hidden_size"])
+        shapes = [
+            (self._config["num_layers"], self.batch_size, n) for n in (self._features, self._config["hidden_size"])
+        ]
         if not isinstance(value, (tuple, list)) or len(value) != 2:
             raise TypeError(f"state is a {type(value).__name__}, but a pair (h, c) is expected")
         arrays = [as_real_array(name, array) for name, array in zip("hc", value, strict=True)]
-        for name, array in zip("hc", arrays, strict=True):
+        for name, array, shape in zip("hc", arrays, shapes, strict=True):
             if array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}, but {shape} is expected")
         self._set_state(*arrays)
@@ -87,7 +90,7 @@ class Stream(_core.StreamState):
 
     def _refuse_output(self, out: Any, ndim: int) -> None:
         """Raise the error for an `out` that cannot take the output."""
-        shape = (self.batch_size, self._config["hidden_size"])[-ndim:]
+        shape = (self.batch_size, self._features)[-ndim:]
         found = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
         raise ValueError(
             f"out is {found}, but a writable contiguous {self._config['dtype']} array of shape {shape} is expected"
