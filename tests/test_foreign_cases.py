@@ -76,23 +76,20 @@ def run_onnx(path, case, names=None):
     return model({name: case.inputs[name] for name in model.inputs})
 
 
-# Their LSTMs have what the core lacks so far.
-PENDING = {"test_lstm_with_peepholes", "act_relu", "clip_0.5", "rev_P"}
+def stems(pattern):
+    return sorted(path.stem for path in CASES.glob(pattern))
 
 
-def names_of(pattern):
-    pending = pytest.mark.xfail(raises=NotImplementedError, reason="a variant that the core lacks so far")
-    stems = sorted(path.stem for path in CASES.glob(pattern))
-    return [pytest.param(stem, marks=pending) if stem in PENDING else stem for stem in stems]
+ONNX_NODES, ONNX_GENERATED = stems("1_onnx_node/*.onnx"), stems("6_generated/onnx/*.onnx")
 
 
-@pytest.mark.parametrize("name", names_of("1_onnx_node/*.onnx"))
+@pytest.mark.parametrize("name", ONNX_NODES)
 def test_onnx_node(name):
     case = Case(f"1_onnx_node/{name}.npz")
     case.assert_close(**run_onnx(f"1_onnx_node/{name}.onnx", case))
 
 
-@pytest.mark.parametrize("name", names_of("6_generated/onnx/*.onnx"))
+@pytest.mark.parametrize("name", ONNX_GENERATED)
 def test_onnx_generated(name):
     case = Case(f"6_generated/onnx/{name}.npz")
     found = run_onnx(f"6_generated/onnx/{name}.onnx", case)
@@ -141,7 +138,7 @@ def test_silero_vad_v3_end_to_end(samples):
 
 # ---- Keras ----
 
-KERAS_FILES = sorted(path.stem for path in CASES.glob("6_generated/keras/*.keras"))
+KERAS_FILES = stems("6_generated/keras/*.keras")
 
 
 @pytest.mark.parametrize("ending", ["keras", "h5"])
@@ -233,6 +230,7 @@ def torch_lstm(case, prefix, **options):
         bias="bias_ih_l0" in values,
         bidirectional=attrs.get("bidirectional", False),
         batch_first=attrs.get("batch_first", False),
+        proj_size=attrs.get("proj_size", 0),
         **options,
     )
     lstm.load_state_dict(values)
@@ -250,11 +248,8 @@ def test_torch_golden(name):
     case.assert_close(output=y, h_n=h_n, c_n=c_n)
 
 
-TORCH_CASES = sorted(path.stem for path in CASES.glob("6_generated/torch/*.npz") if "proj" not in path.stem)
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", TORCH_CASES)
+@pytest.mark.parametrize("name", stems("6_generated/torch/*.npz"))
 def test_torch_forward_and_backward(name, dtype):
     case = Case(f"6_generated/torch/{name}.npz")
     inputs, lstm = case.inputs, torch_lstm(case, "param.", dtype=dtype)

@@ -24,7 +24,8 @@ def sigmoid(x):
 class KerasLstm:
     """Keras's LSTM in float64: arrays (batch, time, features), gates i, f, c, o, masks, go_backwards."""
 
-    def __init__(self, rng, units=H, features=I, bias=True, **config):
+    def __init__(self, rng, units=H, features=I, bias=True, functions=(sigmoid, np.tanh), **config):
+        self.functions = functions
         self.config = {
             "units": units,
             "use_bias": bias,
@@ -41,10 +42,11 @@ class KerasLstm:
             x, mask = x[:, ::-1], None if mask is None else mask[:, ::-1]
         h, c = state or [np.zeros((len(x), len(recurrent)))] * 2
         output, outputs = np.zeros_like(h), []
+        gate, activation = self.functions
         for t in range(x.shape[1]):
             i, f, g, o = np.split(x[:, t] @ kernel + h @ recurrent + (bias[0] if bias else 0), 4, axis=1)
-            c_new = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-            h_new = sigmoid(o) * np.tanh(c_new)
+            c_new = gate(f) * c + gate(i) * activation(g)
+            h_new = gate(o) * activation(c_new)
             valid = np.ones((len(x), 1), bool) if mask is None else mask[:, t, None]
             h, c = np.where(valid, h_new, h), np.where(valid, c_new, c)
             output = np.where(valid, h_new, 0 if zero_masked else output)
@@ -241,6 +243,36 @@ def test_hard_sigmoid_of_either_version(tmp_path, rng, version, slope):
     model = clstm.from_keras(write_h5(tmp_path / "m.h5", sequential(layer), {"dense": [kernel]}, version))
     x = np.array([[-2.9, 0.5, 2.7]])
     assert_close(model(x), np.clip(slope * x + 0.5, 0, 1))
+
+
+FUNCTIONS = {
+    "sigmoid": sigmoid, "tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), "linear": lambda x: x, None: lambda x: x,
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), "softsign": lambda x: x / (1 + np.abs(x)),
+    "softplus": lambda x: np.log1p(np.exp(x)), "hard_sigmoid": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("gate", "activation"),
+    [
+        ("hard_sigmoid", "tanh"), ("sigmoid", "relu"), ("tanh", "softsign"), ("sigmoid", "elu"), ("hard_sigmoid", None),
+        ("sigmoid", "linear"), ("sigmoid", "softplus"),
+    ],
+)  # fmt: skip
+def test_activations_of_an_lstm(tmp_path, rng, gate, activation):
+    lstm = KerasLstm(rng, functions=(FUNCTIONS[gate], FUNCTIONS[activation]))
+    lstm.arrays = [0.3 * array for array in lstm.arrays]
+    config = sequential(lstm.layer(recurrent_activation=gate, activation=activation))
+    x = rng.standard_normal((B, T, I))
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", config, {"rnn": lstm.arrays}))
+    assert_close(model(x), lstm(x)[0])
+
+
+def test_hard_sigmoid_of_an_lstm_in_keras_3(tmp_path, rng):
+    lstm = KerasLstm(rng, functions=(lambda x: np.clip(x / 6 + 0.5, 0, 1), np.tanh))
+    config, x = sequential(lstm.layer(recurrent_activation="hard_sigmoid")), rng.standard_normal((B, T, I))
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", config, {"rnn": lstm.arrays}, "3.0.1"))
+    assert_close(model(x), lstm(x)[0])
 
 
 def test_layers_around_an_lstm(tmp_path, rng):

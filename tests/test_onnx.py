@@ -209,6 +209,62 @@ def test_external_data_beyond_the_file_is_refused(tmp_path, rng, key, number):
         clstm.from_onnx(written(tmp_path / "m", model))
 
 
+# ---- variants of the cell ----
+
+# Names, alphas and betas. ONNX Runtime has defaults of its own for ThresholdedRelu, ScaledTanh and Affine.
+ACTIVATIONS = [
+    ("Relu LeakyRelu Elu", [], []),
+    ("HardSigmoid Tanh Softplus", [], []),
+    ("sigmoid softsign TANH", [], []),
+    ("Sigmoid LeakyRelu Elu", [0.3, 0.6], []),
+    ("HardSigmoid Tanh Elu", [0.3, 0.6], [0.4]),
+    ("HardSigmoid ThresholdedRelu ScaledTanh", [0.3, 0.6, 0.7], [0.4, 0.9]),
+    ("Tanh HardSigmoid Affine", [0.3, 0.6], [0.4, 0.1]),
+]
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(("names", "alpha", "beta"), ACTIVATIONS)
+def test_activations(tmp_path, rng, direction, names, alpha, beta):
+    D = 1 + (direction == "bidirectional")
+    numbers = {"activation_alpha": alpha * D, "activation_beta": beta * D}
+    node = lstm_node(direction, activations=names.split() * D, **{k: v for k, v in numbers.items() if v})
+    arrays = {name: 0.3 * array for name, array in weights(rng, D).items()}
+    model = model_of([node], ["X"], ["Y", "Y_h", "Y_c"], arrays)
+    x = rng.standard_normal((T, B, I)).astype(np.float32)
+    found = clstm.from_onnx(written(tmp_path / "m", model))
+    assert found.directions == {"rnn": direction}
+    assert_close(found(x), runtime(model, {"X": x}))
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+@pytest.mark.parametrize("attributes", [{}, {"clip": 0.4}, {"input_forget": 1}, {"clip": 0.4, "input_forget": 1}])
+@pytest.mark.parametrize("peepholes", [True, False])
+def test_peepholes_clip_and_coupled_gates(tmp_path, rng, direction, attributes, peepholes):
+    D = 1 + (direction == "bidirectional")
+    arrays = weights(rng, D) | ({"P": rng.standard_normal((D, 3 * H)).astype(np.float32)} if peepholes else {})
+    inputs = ["X", "W", "R", "B", "", "", "", "P"] if peepholes else ["X", "W", "R", "B"]
+    model = model_of([lstm_node(direction, inputs, **attributes)], ["X"], ["Y", "Y_h", "Y_c"], arrays)
+    x = rng.standard_normal((T, B, I)).astype(np.float32)
+    assert_close(clstm.from_onnx(written(tmp_path / "m", model))(x), runtime(model, {"X": x}))
+
+
+def test_directions_with_activations_of_their_own(tmp_path, rng):
+    arrays = {name: 0.3 * array for name, array in weights(rng, 2).items()}
+    names = ("X", "W", "R", "B", "lengths", "h", "c")
+    node = lstm_node("bidirectional", names, activations=["Sigmoid", "Relu", "Tanh", "HardSigmoid", "Tanh", "Softsign"])
+    inputs = {
+        "X": rng.standard_normal((T, B, I)).astype(np.float32),
+        "lengths": np.array([3, T, 1], np.int32),
+        "h": rng.standard_normal((2, B, H)).astype(np.float32),
+        "c": rng.standard_normal((2, B, H)).astype(np.float32),
+    }
+    model = model_of([node], infos_of(inputs), ["Y", "Y_h", "Y_c"], arrays)
+    found = clstm.from_onnx(written(tmp_path / "m", model))
+    assert found.directions == {"rnn": "forward", "rnn/reverse": "reverse"}
+    assert_close(found(inputs), runtime(model, inputs))
+
+
 # ---- subgraphs ----
 
 
@@ -383,6 +439,13 @@ def add_attribute(node, **attribute):
         (lambda node, arrays: arrays.update(R=arrays["R"][0]), ValueError, "W of LSTM 'rnn' has shape"),
         (lambda node, arrays: arrays.update(B=arrays["B"][:, :8]), ValueError, r"B of LSTM 'rnn' .* \(1, 8\)"),
         (lambda node, arrays: arrays.update(W=arrays["W"].astype(int)), NotImplementedError, "type int64"),
+        (lambda node, arrays: add_attribute(node, activations=["Sigmoid", "Tanh"]), ValueError, "2 activations, but 3"),
+        (
+            lambda node, arrays: add_attribute(node, activations=["Gelu", "Tanh", "Tanh"]),
+            ValueError,
+            "'Gelu', but known",
+        ),
+        (lambda node, arrays: add_attribute(node, clip=-1.0), ValueError, "clip is -1.0"),
         (lambda node, arrays: node.input.extend(["a"] * 9), ValueError, "13 inputs"),
     ],
 )
@@ -456,6 +519,46 @@ def test_written_lstms_give_the_same_numbers(problem, tmp_path_factory):
     expected = named(*lstm(batch.x, batch.state, lengths))
     assert_close(runtime(str(path), inputs), expected)
     assert_same_bytes(clstm.from_onnx(path)(inputs), expected)
+
+
+VARIANTS = [
+    {"peepholes": True},
+    {"clip": 0.4},
+    {"coupling": "forget"},
+    {"coupling": "forget", "peepholes": True, "clip": 0.7, "bias": False},
+    {"activations": [("hard_sigmoid", 0.3, 0.4), ("elu", 0.5), ("scaled_tanh", 0.9, 0.8)]},
+    {"activations": ["sigmoid", "identity", "softsign"]},
+    {"activations": {"g": "relu", "h": "softplus"}},
+]
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_written_variants_give_the_same_numbers(tmp_path, rng, options, bidirectional):
+    lstm = clstm.LSTM(I, H, 2, bidirectional=bidirectional, seed=0, init="pytorch", **options)
+    for array in lstm.parameters().values():
+        array[...] = 0.5 * rng.standard_normal(array.shape)
+    clstm.to_onnx(lstm, tmp_path / "m")
+    x = rng.standard_normal((T, B, I)).astype(np.float32)
+    expected = named(*lstm(x))
+    assert_close(runtime(str(tmp_path / "m"), {"x": x}), expected)
+    assert_close(clstm.from_onnx(tmp_path / "m")(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"proj_size": 2}, "proj_size"),
+        ({"cell_clip": 1.0}, "cell_clip"),
+        ({"coupling": "input"}, "coupling 'input'"),
+        ({"forget_gate": False}, "without a forget gate"),
+        ({"activations": {"i": "relu"}}, "gates have different activations"),
+    ],
+)
+def test_what_onnx_has_not_is_named(tmp_path, options, message):
+    with pytest.raises(NotImplementedError, match=message):
+        clstm.to_onnx(clstm.LSTM(I, H, **options), tmp_path / "m")
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_written_float64_lstm_checks_and_reads_back(tmp_path, rng):
