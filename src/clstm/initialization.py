@@ -25,8 +25,8 @@ def default(parameters: dict[str, np.ndarray], hidden_size: int, rng: np.random.
         else:
             array[...] = 0
             if name.startswith("bias_ih"):
-                gate, bias = ("f", 1) if "f" in gates else ("i", -1)
-                array.reshape(len(gates), hidden_size)[gates.index(gate)] = bias
+                biased, bias = ("f", 1) if "f" in gates else ("i", -1)
+                array.reshape(len(gates), hidden_size)[gates.index(biased)] = bias
 
 
 def orthogonal(size: int, rng: np.random.Generator) -> np.ndarray:

@@ -199,7 +199,7 @@ class LSTM(Module):
             dropout=self.dropout,
             variant=self._variant.spec(),
         )
-        self._shapes = dict(LSTM.parameter_shapes(**self.config()))
+        self._shapes = dict(LSTM.parameter_shapes(**LSTM.config(self)))
         self._index = {name: i for i, name in enumerate(self._shapes)}
 
     # ---- parameters ----
