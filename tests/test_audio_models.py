@@ -1,5 +1,6 @@
 """Files of Neural Amp Modeler and RTNeural, written here: what they mean, and how damaged ones are refused."""
 
+import copy
 import json
 
 import numpy as np
@@ -108,6 +109,17 @@ def test_a_wrong_call_leaves_the_state(tmp_path, rng):
     np.testing.assert_array_equal(np.concatenate([first, model.process(x[2:])]), expected)
 
 
+def test_a_copy_is_a_stream_of_its_own(tmp_path, rng):
+    head = rng.standard_normal(4)
+    model = clstm.from_nam(written(tmp_path / "m.nam", nam_content(random_layers(rng, 1, 3, 1, True), head, 1)))
+    x = rng.standard_normal(6)
+    model.process(x)
+    other = copy.deepcopy(model)
+    expected = model.process(x)
+    model.process(x)
+    np.testing.assert_array_equal(other.process(x), expected)
+
+
 def broken_nam(change):
     content = nam_content([[np.ones((4, 1)), np.ones((4, 1)), np.ones(4), np.ones(1), np.ones(1)]], np.ones(2), 1)
     change(content)
@@ -122,6 +134,8 @@ def broken_nam(change):
         (lambda c: c["weights"].append(1), ValueError, r"weights has shape \(17,\)"),
         (lambda c: c["weights"].__setitem__(3, "1.0"), ValueError, "numbers are expected"),
         (lambda c: c["weights"].__setitem__(3, [1.0]), ValueError, "numbers are expected"),
+        (lambda c: c["weights"].__setitem__(3, 1e39), ValueError, "overflow"),
+        (lambda c: c["weights"].__setitem__(3, 10**400), ValueError, "numbers are expected"),
         (lambda c: c["config"].update(hidden_size=2**39), ValueError, "weights has shape"),
         (lambda c: c["config"].update(num_layers=2**40), ValueError, "weights has shape"),
         (lambda c: c["config"].update(hidden_size=1.5), ValueError, "hidden_size is 1.5"),

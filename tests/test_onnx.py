@@ -416,6 +416,14 @@ def test_an_unsupported_operator_is_named_and_the_lstms_can_be_used(tmp_path, rn
         model(np.zeros((T, B, I)))
 
 
+def test_a_text_constant_does_not_hide_the_lstms(tmp_path, rng):
+    nodes = [helper.make_node("Constant", [], ["t"], value_string=b"text"), helper.make_node("Identity", ["t"], ["Z"])]
+    model = clstm.from_onnx(written(tmp_path / "m", model_of([*nodes, lstm_node()], ["X"], ["Z"], weights(rng))))
+    assert list(model.lstms) == ["rnn"]
+    with pytest.raises(NotImplementedError, match="Constant 't' holds value_string"):
+        model(np.zeros((T, B, I)))
+
+
 def test_wrong_inputs_are_named(tmp_path, rng):
     model = clstm.from_onnx(written(tmp_path / "m", plain_model(rng)))
     with pytest.raises(ValueError, match="inputs has Z, but X are expected"):
@@ -587,6 +595,13 @@ def test_a_written_model(tmp_path, rng, batch_first):
     expected = {"y": y} | {f"{key}_n_{i}": s[k] for i, s in enumerate((first, second)) for k, key in enumerate("hc")}
     assert_close(runtime(str(tmp_path / "m"), inputs), expected)
     assert_close(clstm.from_onnx(tmp_path / "m")(inputs), expected)
+
+
+def test_the_method_writes_the_same_file(tmp_path):
+    lstm = clstm.LSTM(2, 3, seed=0)
+    clstm.to_onnx(lstm, tmp_path / "a", states=True, lengths=True)
+    lstm.to_onnx(tmp_path / "b", states=True, lengths=True)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_what_cannot_be_written_is_named_and_the_old_file_stays(tmp_path):

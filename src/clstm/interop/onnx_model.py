@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -97,7 +98,8 @@ class OnnxModel:
             if node.op == "LSTM":
                 self._add_lstm(node, constants)
             elif node.op == "Constant":
-                constants[node.outputs[0]] = constant_value(node)
+                with contextlib.suppress(NotImplementedError):  # no weight; a call that needs it says so
+                    constants[node.outputs[0]] = constant_value(node)
             elif node.op in _REARRANGING and all(name in constants for name in node.inputs):
                 arrays = [constants[name] for name in node.inputs]
                 if sum(array.nbytes for array in arrays) <= size:  # else it is no weight of this file
