@@ -109,6 +109,25 @@ def test_a_wrong_call_leaves_the_state(tmp_path, rng):
     np.testing.assert_array_equal(np.concatenate([first, model.process(x[2:])]), expected)
 
 
+def test_a_part_that_fails_leaves_the_state(rng):
+    failing = []
+
+    def part(x):
+        if failing:
+            raise ValueError("a part that fails")
+        return x
+
+    model, x = clstm.AudioModel([clstm.LSTM(1, 3, seed=0), part]), rng.standard_normal(6)
+    expected = model.process(x)
+    model.reset()
+    first = model.process(x[:2])
+    failing.append(True)
+    with pytest.raises(ValueError, match="a part that fails"):
+        model.process(x[2:])
+    failing.clear()
+    np.testing.assert_array_equal(np.concatenate([first, model.process(x[2:])]), expected)
+
+
 def test_a_copy_is_a_stream_of_its_own(tmp_path, rng):
     head = rng.standard_normal(4)
     model = clstm.from_nam(written(tmp_path / "m.nam", nam_content(random_layers(rng, 1, 3, 1, True), head, 1)))

@@ -404,17 +404,25 @@ def hostile(kind, file):
         file["a"] = "text"
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "compressed", "in pieces", "never written", "in another file", "link to another file", "link", "virtual",
-        "complex", "text", "absent",
-    ],
-)  # fmt: skip
+REFUSED = {
+    "compressed": "arrays that are compressed",
+    "in pieces": "only arrays in one piece",
+    "never written": "lie outside",
+    "in another file": "or in other files",
+    "link to another file": "there is no 'a'",
+    "link": "there is no 'a'",
+    "virtual": "only arrays in one piece",
+    "complex": "only arrays of integers",
+    "text": "only arrays of integers",
+    "absent": "there is no 'a'",
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
 def test_hdf5_arrays_that_are_not_in_the_file_are_refused(tmp_path, kind):
     with h5py.File(tmp_path / "m.h5", "w") as file:
         hostile(kind, file)
-    with pytest.raises((ValueError, NotImplementedError), match="HDF5: "):
+    with pytest.raises((ValueError, NotImplementedError), match=f"HDF5: .*({REFUSED[kind]})"):
         open_hdf5((tmp_path / "m.h5").read_bytes())["a"].read()
 
 

@@ -116,11 +116,11 @@ class RecurrentLayer:
         """Outputs of one direction where Keras puts them: a masked step repeats the output before it, or is 0."""
         if mask is not None:
             valid = np.cumsum(mask, axis=1)
-            source = valid - mask if reverse else valid - 1  # the valid step whose output stands here
-            known = source < valid[:, -1:] if reverse else source >= 0
+            # The reverse direction is asked for at valid steps, or at the first step: its last output, if there is one.
+            known = np.broadcast_to(valid[:, -1:] > 0, mask.shape) if reverse else valid > 0
             if self._zero_masked:
                 known = known & mask
-            y = np.take_along_axis(y, np.clip(source, 0, max(y.shape[1] - 1, 0))[:, :, None], axis=1)
+            y = np.take_along_axis(y, np.maximum(valid - 1, 0)[:, :, None], axis=1)
             y = np.where(known[:, :, None], y, y.dtype.type(0))
         if self._sequences:
             return y
