@@ -268,7 +268,7 @@ static void dx_product(const backward_pass *d, idx s0, idx s1, idx begin, idx en
     const network *net = &d->b->net;
     const idx steps = s1 - s0, rows = end - begin, dz_row = net->GH, dz_step = d->b->B * dz_row;
     const idx dx_step = d->reverse ? d->dx.time : -d->dx.time;
-    const int by_time = steps > rows;
+    const int by_time = steps > rows && (rows != d->b->B || dx_step != rows * d->dx.row);
     void *dx = plane_at(net, d->dx, time_of(d, s0), begin);
     const gemm_args g = {.groups = by_time ? rows : steps,
                          .M = by_time ? steps : rows,

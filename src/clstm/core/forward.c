@@ -8,6 +8,7 @@
 #include "variants.h"
 
 enum { CHUNK_BYTES = 256 << 10, CHUNK_ROWS = 64 }; /* the input product of a chunk stays in the L2 cache */
+enum { MANY_ROWS = 16 };
 
 typedef struct forward_scratch {
     int64_t *active;   /* (T) rows that are valid at each step; NULL without lengths */
@@ -35,7 +36,7 @@ typedef struct forward_call {
 /* Few rows: the input product of many steps at once reads W_ih once for all of them. Many rows: the step itself does.
  */
 static idx chunk_steps(const network *net, idx T, idx rows) {
-    if (T <= 1 || rows == 0 || rows >= CHUNK_ROWS)
+    if (T <= 1 || rows == 0 || rows >= MANY_ROWS)
         return !net->plain; /* variants have no fused kernel: their products always have a place */
     const idx row_bytes = net->z_width * (idx)net->size;
     idx steps = (CHUNK_BYTES / row_bytes > CHUNK_ROWS ? CHUNK_BYTES / row_bytes : CHUNK_ROWS) / rows;
@@ -132,7 +133,7 @@ static void input_products(const forward_pass *d, idx s, idx steps) {
     const network *net = &d->f->net;
     const idx t = d->reverse ? d->f->T - 1 - s : s, width = net->z_width;
     const idx in_step = d->reverse ? -d->in.time : d->in.time;
-    const int by_time = steps > d->rows;
+    const int by_time = steps > d->rows && in_step != d->rows * d->in.row;
     const gemm_args g = {.groups = by_time ? d->rows : steps,
                          .M = by_time ? steps : d->rows,
                          .N = width,
