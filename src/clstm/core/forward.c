@@ -241,10 +241,11 @@ static void run_direction(const forward_pass *d) {
 
 /* ---- the stack ---- */
 
-/* (L*D, B, n) initial states of a layer and direction as a plane of rows; zeros if NULL. */
-static plane initial_state(const forward_call *f, const void *states, idx index, idx first, idx n) {
+/* (L*D, B, n) initial states of a layer and direction as a plane of rows; if NULL, the learned ones, or zeros. */
+static plane initial_state(const forward_call *f, const void *states, const void *learned, idx index, idx first,
+                           idx n) {
     if (!states)
-        return plane_of(f->s.zeros, 0, 0);
+        return plane_of(learned ? learned : f->s.zeros, 0, 0);
     return plane_of(at(&f->net, states, (index * f->B + first) * n), 0, n);
 }
 
@@ -314,11 +315,11 @@ static void forward_rows(void *context, int part) {
                               .w = network_weights(net, f->pack, layer, direction),
                               .in = in,
                               .out = plane_of(at(net, out.p, offset), out.time, out.row),
-                              .h0 = initial_state(f, f->seq->h0, index, first, net->P),
-                              .c0 = initial_state(f, f->seq->c0, index, first, net->H),
                               .hn = final_state(f, f->seq->hn, index, first, net->P),
                               .cn = final_state(f, f->seq->cn, index, first, net->H),
                               .products = at(net, f->s.products, part * f->s.products_part)};
+            d.h0 = initial_state(f, f->seq->h0, d.w.h0, index, first, net->P);
+            d.c0 = initial_state(f, f->seq->c0, d.w.c0, index, first, net->H);
             if (f->tape) {
                 const direction_tape tape = network_direction_tape(net, f->tape, f->T, f->B, layer, direction);
                 d.c = plane_of(at(net, tape.c, first * net->H), f->B * net->H, net->H);
@@ -345,12 +346,17 @@ static void forward_rows(void *context, int part) {
 
 /* ---- entry point ---- */
 
-static void write_state(const network *net, const void *from, idx B, idx n, void *to) {
-    const size_t bytes = (size_t)(net->L * net->D * B * n) * net->size;
-    if (from)
-        memcpy(to, from, bytes);
-    else
-        memset(to, 0, bytes);
+/* The initial states of all layers and directions, wherever they come from. */
+static void write_states(const forward_call *f, const tape_parts *tape) {
+    const network *net = &f->net;
+    const idx B = f->B, P = net->P, H = net->H;
+    for (idx index = 0; index < net->L * net->D; index++) {
+        const layer_weights w = network_weights(net, f->pack, index / net->D, index % net->D);
+        copy_rows(net, initial_state(f, f->seq->h0, w.h0, index, 0, P), 0,
+                  plane_of(at(net, tape->h0, index * B * P), 0, P), 0, 0, B, P);
+        copy_rows(net, initial_state(f, f->seq->c0, w.c0, index, 0, H), 0,
+                  plane_of(at(net, tape->c0, index * B * H), 0, H), 0, 0, B, H);
+    }
 }
 
 static void write_tape_head(const forward_call *f) {
@@ -359,14 +365,15 @@ static void write_tape_head(const forward_call *f) {
     memset(tape.header, 0, sizeof *tape.header);
     tape.header->magic = CLSTM_TAPE_MAGIC;
     tape.header->has_lengths = f->seq->lengths != NULL;
+    tape.header->has_h0 = f->seq->h0 != NULL;
+    tape.header->has_c0 = f->seq->c0 != NULL;
     tape.header->spec = *net->spec;
     tape.header->T = f->T;
     tape.header->B = f->B;
     tape.header->seed = f->seq->seed;
     if (f->seq->lengths && f->B)
         memcpy(tape.lengths, f->seq->lengths, (size_t)f->B * sizeof *tape.lengths);
-    write_state(net, f->seq->h0, f->B, net->P, tape.h0);
-    write_state(net, f->seq->c0, f->B, net->H, tape.c0);
+    write_states(f, &tape);
 }
 
 int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence *seq, void *tape, void *workspace,
