@@ -13,7 +13,7 @@ from setuptools.command.build_ext import build_ext
 
 # Instruction sets are chosen per function, never per file: no -march here. Contraction and -ffast-math would break
 # the promise about bits.
-UNIX_FLAGS = ["-O3", "-g0", "-std=c11", "-ffp-contract=off", "-fno-math-errno"]
+UNIX_FLAGS = ["-O3", "-falign-loops=32", "-g0", "-std=c11", "-ffp-contract=off", "-fno-math-errno"]
 UNIX_FLAGS += ["-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
 MSVC_FLAGS = ["/O2", "/std:c11", "/experimental:c11atomics", "/fp:precise"]
 

@@ -103,6 +103,8 @@ typedef struct clstm_variant {
     int64_t proj_size;               /* 0, or 1 <= P < H: h = W_hr (o tanh(c')) */
     int32_t coupling;                /* clstm_coupling */
     int32_t peepholes;               /* 0 or 1: i and f see c, o sees c' */
+    int32_t learned_state;           /* 0 or 1: parameters stand in for initial states that are NULL */
+    int32_t reserved;                /* 0 */
     clstm_activation activations[5]; /* of i, f, g, o, and of c' in the output */
     double clip;                     /* > 0: limits the pre-activations to -clip..clip */
     double cell_clip;                /* > 0: limits c' */
@@ -135,6 +137,7 @@ int clstm_check_spec(const clstm_spec *spec);
  *     bias_ih (GH), bias_hh (GH)        with bias
  *     weight_hr (P, H)                  with a projection
  *     weight_ch (2 or 3, H)             with peepholes, in the order i, f, o
+ *     h_0 (P), c_0 (H)                  with a learned initial state
  * The gates lie in the order i, f, g, o along the first axis, those without weights left out. */
 int64_t clstm_num_params(const clstm_spec *spec);
 
@@ -165,7 +168,7 @@ typedef struct clstm_sequence {
 
     const void *x; /* in  (T, B, I) */
     int64_t x_time_stride, x_row_stride;
-    const void *h0, *c0; /* in  initial states; NULL: zeros */
+    const void *h0, *c0; /* in  initial states; NULL: zeros, or the learned ones */
     void *y;             /* out (T, B, D*P): [forward | backward] */
     int64_t y_time_stride, y_row_stride;
     void *hn, *cn; /* out final states; NULL: not wanted */

@@ -106,7 +106,8 @@ def variant_problems(draw, smooth=False, **drawn):
     problem = draw(problems(**drawn))
     numbers = st.sampled_from((0.3, 0.7, 1.5))
     couplings = ({}, {"coupling": "forget"}, {"coupling": "input"}, {"forget_gate": False})
-    options = {"peepholes": draw(st.booleans())} | draw(st.sampled_from(couplings))
+    options = {name: draw(st.booleans()) for name in ("peepholes", "learn_initial_state")}
+    options |= draw(st.sampled_from(couplings))
     if problem.hidden_size > 1 and draw(st.booleans()):
         options["proj_size"] = draw(st.integers(1, problem.hidden_size - 1))
     if draw(st.booleans()):

@@ -62,8 +62,8 @@ def lstm(parameters, x, state=(None, None), lengths=None, masks=None, options=No
     directions = 1 + ("weight_hh_l0_reverse" in parameters)
     parameters = {name: _wide(array) for name, array in parameters.items()}
     h_0, c_0 = (
-        np.zeros((len(names), B, n)) if array is None else _wide(array)
-        for array, n in zip(state, (features, hidden_size), strict=True)
+        initial_state(parameters, kind, names, B, n) if array is None else _wide(array)
+        for array, kind, n in zip(state, ("h_0", "c_0"), (features, hidden_size), strict=True)
     )
     x = _wide(x)
     dtype = np.result_type(x, h_0, c_0, *parameters.values())
@@ -74,6 +74,12 @@ def lstm(parameters, x, state=(None, None), lengths=None, masks=None, options=No
         row_masks = None if masks is None else masks[:, :length, b]
         y[:length, b], h_n[:, b], c_n[:, b] = run_row(parameters, x[:length, b], h_0[:, b], c_0[:, b], row_masks, run)
     return y, (h_n, c_n)
+
+
+def initial_state(parameters, kind, names, B, features):
+    """(L*D, B, features): the learned one, or zeros."""
+    own = [parameters.get(name.replace("weight_hh", kind), np.zeros(features)) for name in names]
+    return np.broadcast_to(np.stack(own)[:, None], (len(names), B, features))
 
 
 def _wide(array):

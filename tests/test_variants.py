@@ -25,6 +25,7 @@ EVERYTHING = {
     "clip": 1.5,
     "cell_clip": 1.0,
     "proj_clip": 0.25,
+    "learn_initial_state": True,
 }
 SINGLE = [
     {"proj_size": 5},
@@ -36,6 +37,7 @@ SINGLE = [
     {"clip": 0.5},
     {"cell_clip": 0.5},
     {"proj_size": 5, "proj_clip": 0.1},
+    {"learn_initial_state": True},
     EVERYTHING,
 ]
 each_variant = pytest.mark.parametrize("variant", SINGLE, ids=lambda variant: "+".join(variant))
@@ -190,6 +192,37 @@ def test_long_sequences_agree_with_the_derivative_of_the_reference(variant):
         direction = rng.choice([-1.0, 1.0], gradient.shape)
         expected = loss.complex_step(name, direction)
         assert abs(np.sum(gradient * direction) - expected) <= 1e-12 * (1 + np.linalg.norm(gradient)), name
+
+
+@pytest.mark.parametrize("proj_size", [0, 5])
+def test_a_learned_initial_state_stands_in_for_one_that_is_not_given(proj_size):
+    options = {"learn_initial_state": True, "proj_size": proj_size}
+    problem = Problem(3, 9, 2, True, B=4, with_lengths=True, variant=options)
+    lstm, batch = problem.lstm(), problem.batch()
+    places = [f"l{layer}{suffix}" for layer in (0, 1) for suffix in ("", "_reverse")]
+    learned = [np.stack([[getattr(lstm, f"{kind}_{place}")] * 4 for place in places]) for kind in ("h_0", "c_0")]
+    explicit = outputs(lstm, batch._replace(state=tuple(learned)))
+    order = np.argsort(-batch.lengths, kind="stable")
+    for both in [(True, True), (True, False), (False, True), (False, False)]:
+        state = tuple(array if yes else None for array, yes in zip(learned, both, strict=True))
+        for name, array in outputs(lstm, batch._replace(state=state)).items():
+            if not name.startswith(("h_0_", "c_0_")):
+                assert_same_bytes(array, explicit[name])
+            elif both["hc".index(name[0])]:
+                assert not array.any()
+            else:
+                rows = explicit[f"d{name[:3]}"][places.index(name[4:])][order]
+                assert_same_bytes(array, np.add.accumulate(np.concatenate([0 * rows[:1], rows]))[-1])
+
+
+def test_streams_start_at_the_learned_initial_state():
+    options = {"learn_initial_state": True, "proj_size": 4}
+    problem = Problem(3, 9, 2, T=5, B=2, variant=options)
+    lstm, x = problem.lstm(), problem.batch().x
+    stream = lstm.stream(2)
+    for _ in range(2):
+        assert_same_bytes(np.stack([stream.step(x_t) for x_t in x]), lstm(x)[0])
+        stream.reset()
 
 
 # ---- the promise about bits ----
@@ -358,6 +391,7 @@ def test_a_cell_takes_the_same_options():
         ({"activations": {"g": ("elu", np.inf)}}, ValueError, r"alpha of activations\['g'\] is inf, but a finite"),
         ({"activations": {"g": ("elu", "1")}}, TypeError, r"alpha of activations\['g'\] is '1', but a number"),
         ({"activations": {"f": "relu"}, "forget_gate": False}, ValueError, "activations has 'f', but forget_gate"),
+        ({"learn_initial_state": 1}, TypeError, "learn_initial_state is 1, but True or False is expected"),
         ({"clip": 0}, ValueError, "clip is 0.0, but a number above 0, or None for no limit, is expected"),
         ({"clip": -1.0}, ValueError, "clip is -1.0, but a number above 0"),
         ({"cell_clip": True}, TypeError, "cell_clip is True, but a number is expected"),

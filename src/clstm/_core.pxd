@@ -12,6 +12,7 @@ cdef extern from "clstm.h" nogil:
         int64_t proj_size
         int32_t coupling
         int32_t peepholes
+        int32_t learned_state
         clstm_activation activations[5]
         double clip
         double cell_clip

@@ -160,6 +160,7 @@ cdef class Weights:
         v.proj_size = options["proj_size"]
         v.coupling = options["coupling"]
         v.peepholes = options["peepholes"]
+        v.learned_state = options["learned_state"]
         for i, (kind, alpha, beta) in enumerate(options["activations"]):
             v.activations[i] = clstm_activation(kind, alpha, beta)
         v.clip = options["clip"]

@@ -54,6 +54,8 @@ class LSTMCell(Module):
     bias_hh = Parameter()
     weight_hr = Parameter()
     weight_ch = Parameter()
+    h_0 = Parameter()
+    c_0 = Parameter()
 
     def __init__(
         self,

@@ -69,6 +69,9 @@ class LSTM(Module):
         "hard_sigmoid", or lists of name, alpha, beta.
     clip, cell_clip, proj_clip : float, optional
         Limits of the pre-activations, of c and of the projection; none by default.
+    learn_initial_state : bool, default False
+        Whether each layer and direction has parameters h_0_l0 (P,) and c_0_l0 (H,), which stand in for initial states
+        that a call is not given.
     dtype : {"float32", "float64"}, default "float32"
         Type of parameters and results. Other real types of x are converted to it.
     seed : int, optional
@@ -126,6 +129,7 @@ class LSTM(Module):
     clip: float | None
     cell_clip: float | None
     proj_clip: float | None
+    learn_initial_state: bool
 
     def __init__(
         self,
@@ -145,6 +149,7 @@ class LSTM(Module):
         clip: float | None = None,
         cell_clip: float | None = None,
         proj_clip: float | None = None,
+        learn_initial_state: bool = False,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
         init: str = "default",
@@ -268,7 +273,7 @@ class LSTM(Module):
             own[name][...] = matching_arrays({name: value}, own, type(self).__name__)[name]
         elif index and name in _FIXED:
             raise AttributeError(f"{name} is fixed when the {type(self).__name__} is made")
-        elif index and name.startswith(("weight_", "bias_")):
+        elif index and name.startswith(("weight_", "bias_", "h_0_", "c_0_")):
             raise AttributeError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(index)}")
         else:
             super().__setattr__(name, as_flag(name, value) if name == "batch_first" else value)
@@ -412,7 +417,11 @@ class LSTM(Module):
         """
         if self.bidirectional:
             raise ValueError("bidirectional is True, but a stream has no future for the reverse direction to start at")
-        return Stream(self._weights, as_size("batch_size", batch_size), self.config())
+        initial = [
+            (self._index[f"h_0_l{layer}"], self._index[f"c_0_l{layer}"])
+            for layer in range(self.num_layers * self.learn_initial_state)
+        ]
+        return Stream(self._weights, as_size("batch_size", batch_size), self.config(), initial)
 
     # ---- arrays in and out ----
 

@@ -37,15 +37,19 @@ class Stream(_core.StreamState):
     >>> stream.reset()
     """
 
-    def __init__(self, weights: _core.Weights, batch_size: int, config: dict[str, Any]) -> None:
+    def __init__(
+        self, weights: _core.Weights, batch_size: int, config: dict[str, Any], initial: list[tuple[int, int]]
+    ) -> None:
         super().__init__(weights, batch_size)
         self._weights = weights
         self._config = config
+        self._initial = initial  # places of the learned h_0 and c_0 of each layer among the parameters
         self._features: int = config.get("proj_size") or config["hidden_size"]
+        self.reset()
 
     def __copy__(self) -> Stream:
         """Copies share the LSTM's weights, and nothing else."""
-        stream = Stream(self._weights, self.batch_size, self._config)
+        stream = Stream(self._weights, self.batch_size, self._config, self._initial)
         stream.state = self.state
         return stream
 
@@ -74,8 +78,12 @@ class Stream(_core.StreamState):
         self._set_state(*arrays)
 
     def reset(self) -> None:
-        """Set the states to zero."""
-        self._set_state(0, 0)
+        """Set the states to zero, or to the learned initial ones."""
+        if self._initial:
+            h, c = zip(*([self._weights.copy(i)[None] for i in pair] for pair in self._initial), strict=True)
+            self._set_state(np.stack(h), np.stack(c))
+        else:
+            self._set_state(0, 0)
 
     def _convert_input(self, x: ArrayLike) -> np.ndarray:
         """x as `step` reads it; called for arrays that are not so already."""

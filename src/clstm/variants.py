@@ -44,6 +44,7 @@ class Variant(NamedTuple):
     clip: float | None = None
     cell_clip: float | None = None
     proj_clip: float | None = None
+    learn_initial_state: bool = False
 
     @classmethod
     def of(cls, hidden_size: int, options: Mapping[str, Any]) -> Variant:
@@ -58,6 +59,7 @@ class Variant(NamedTuple):
             clip=_as_limit("clip", given.clip),
             cell_clip=_as_limit("cell_clip", given.cell_clip),
             proj_clip=_as_limit("proj_clip", given.proj_clip),
+            learn_initial_state=as_flag("learn_initial_state", given.learn_initial_state),
         )
         if variant.coupling and not variant.forget_gate:
             raise ValueError(f"coupling is {variant.coupling!r}, but forget_gate is False: there is nothing to couple")
@@ -88,6 +90,9 @@ class Variant(NamedTuple):
             yield "weight_hr", (self.proj_size, hidden_size)
         if self.peepholes:
             yield "weight_ch", (len(self.gates) - 1, hidden_size)
+        if self.learn_initial_state:
+            yield "h_0", (features,)
+            yield "c_0", (hidden_size,)
 
     def options(self) -> dict[str, Any]:
         """Return the options that differ from the plain LSTM's."""
@@ -102,6 +107,7 @@ class Variant(NamedTuple):
         return {
             "proj_size": self.proj_size,
             "peepholes": self.peepholes,
+            "learned_state": self.learn_initial_state,
             "coupling": _COUPLINGS[self.coupling] if self.forget_gate else _NO_FORGET_GATE,
             "activations": [_activation_spec(functions.get(place)) for place in _USUAL],
             "clip": self.clip or 0.0,

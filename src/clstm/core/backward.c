@@ -27,6 +27,7 @@ typedef struct backward_scratch {
     void *dz_tiles;                       /* dz of the chunk, transposed, in row tiles */
     void *dW;                             /* (GH, columns rounded up to VL) */
     void *dh, *dout;                      /* of a variant: (B, P) and (B, H) */
+    void *dh0;                            /* of a learned initial state: (B, P) */
     void *dh_clipped;                     /* of a projection: (chunk rows, P) */
     void *unprojected, *dh_tiles, *dW_hr; /* as inputs, dz_tiles and dW */
 } backward_scratch;
@@ -75,6 +76,7 @@ static void take_variant_scratch(arena *m, backward_call *b, idx rows) {
     const idx H = net->H, P = net->P;
     b->s.dh = arena_take(m, net->size, b->B, P, 1);
     b->s.dout = arena_take(m, net->size, b->B, H, 1);
+    b->s.dh0 = net->spec->variant.learned_state ? arena_take(m, net->size, b->B, P, 1) : NULL;
     if (network_projects(net)) {
         b->s.dh_clipped = arena_take(m, net->size, rows, P, 1);
         b->s.unprojected = arena_take(m, net->size, rows, round_up(H, net->k->vl), 1);
@@ -268,7 +270,7 @@ static void dx_product(const backward_pass *d, idx s0, idx s1, idx begin, idx en
     const network *net = &d->b->net;
     const idx steps = s1 - s0, rows = end - begin, dz_row = net->GH, dz_step = d->b->B * dz_row;
     const idx dx_step = d->reverse ? d->dx.time : -d->dx.time;
-    const int by_time = steps > rows;
+    const int by_time = steps > rows && (rows != d->b->B || dx_step != rows * d->dx.row);
     void *dx = plane_at(net, d->dx, time_of(d, s0), begin);
     const gemm_args g = {.groups = by_time ? rows : steps,
                          .M = by_time ? steps : rows,
@@ -485,6 +487,20 @@ static void run_direction(backward_pass *d) {
         write_weights(d);
 }
 
+/* sum (n) of the rows of a (B, n) gradient on initial states; 0 if the caller gave those. */
+static void sum_rows(const backward_call *b, const void *gradient, idx n, int given, void *sum) {
+    const sum_args g = {.rows = given ? 0 : b->B, .n = n, .a = gradient, .a_row = n, .sum = sum};
+    memset(sum, 0, (size_t)n * b->net.size);
+    b->net.k->variant->sum_products(&g);
+}
+
+static void write_learned_state(const backward_pass *d) {
+    const backward_call *b = d->b;
+    const param_places p = network_param_places(b->net.spec);
+    sum_rows(b, d->dh0.p, b->net.P, b->head.header->has_h0, d->dparams[p.h0]);
+    sum_rows(b, b->s.dc, b->net.H, b->head.header->has_c0, d->dparams[p.c0]);
+}
+
 /* The (T, B, ...) arrays that a layer reads; from the top layer down, dy is the caller's and then the dx of the layer
  * above. */
 static plane layer_input(const backward_call *b, idx layer) {
@@ -549,9 +565,11 @@ static void backward_layer(const backward_call *b, idx layer) {
         d.h0 = plane_of(at(net, b->head.h0, index * h_states), 0, P);
         d.c0 = plane_of(at(net, b->head.c0, index * c_states), 0, H);
         d.dhn = g->dhn ? plane_of(at(net, g->dhn, index * h_states), 0, P) : plane_of(b->s.zeros, 0, 0);
-        d.dh0 = plane_of(g->dh0 ? at(net, g->dh0, index * h_states) : NULL, 0, P);
+        d.dh0 = plane_of(g->dh0 ? at(net, g->dh0, index * h_states) : b->s.dh0, 0, P);
         start_states(&d, g->dcn ? at(net, g->dcn, index * c_states) : NULL);
         run_direction(&d);
+        if (d.dparams && net->spec->variant.learned_state)
+            write_learned_state(&d);
         if (g->dc0)
             memcpy(at(net, g->dc0, index * c_states), b->s.dc, (size_t)c_states * net->size);
     }

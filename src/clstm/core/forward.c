@@ -8,6 +8,7 @@
 #include "variants.h"
 
 enum { CHUNK_BYTES = 256 << 10, CHUNK_ROWS = 64 }; /* the input product of a chunk stays in the L2 cache */
+enum { MANY_ROWS = 16 };
 
 typedef struct forward_scratch {
     int64_t *active;   /* (T) rows that are valid at each step; NULL without lengths */
@@ -35,7 +36,7 @@ typedef struct forward_call {
 /* Few rows: the input product of many steps at once reads W_ih once for all of them. Many rows: the step itself does.
  */
 static idx chunk_steps(const network *net, idx T, idx rows) {
-    if (T <= 1 || rows == 0 || rows >= CHUNK_ROWS)
+    if (T <= 1 || rows == 0 || rows >= MANY_ROWS)
         return !net->plain; /* variants have no fused kernel: their products always have a place */
     const idx row_bytes = net->z_width * (idx)net->size;
     idx steps = (CHUNK_BYTES / row_bytes > CHUNK_ROWS ? CHUNK_BYTES / row_bytes : CHUNK_ROWS) / rows;
@@ -132,7 +133,7 @@ static void input_products(const forward_pass *d, idx s, idx steps) {
     const network *net = &d->f->net;
     const idx t = d->reverse ? d->f->T - 1 - s : s, width = net->z_width;
     const idx in_step = d->reverse ? -d->in.time : d->in.time;
-    const int by_time = steps > d->rows;
+    const int by_time = steps > d->rows && in_step != d->rows * d->in.row;
     const gemm_args g = {.groups = by_time ? d->rows : steps,
                          .M = by_time ? steps : d->rows,
                          .N = width,
@@ -240,10 +241,11 @@ static void run_direction(const forward_pass *d) {
 
 /* ---- the stack ---- */
 
-/* (L*D, B, n) initial states of a layer and direction as a plane of rows; zeros if NULL. */
-static plane initial_state(const forward_call *f, const void *states, idx index, idx first, idx n) {
+/* (L*D, B, n) initial states of a layer and direction as a plane of rows; if NULL, the learned ones, or zeros. */
+static plane initial_state(const forward_call *f, const void *states, const void *learned, idx index, idx first,
+                           idx n) {
     if (!states)
-        return plane_of(f->s.zeros, 0, 0);
+        return plane_of(learned ? learned : f->s.zeros, 0, 0);
     return plane_of(at(&f->net, states, (index * f->B + first) * n), 0, n);
 }
 
@@ -313,11 +315,11 @@ static void forward_rows(void *context, int part) {
                               .w = network_weights(net, f->pack, layer, direction),
                               .in = in,
                               .out = plane_of(at(net, out.p, offset), out.time, out.row),
-                              .h0 = initial_state(f, f->seq->h0, index, first, net->P),
-                              .c0 = initial_state(f, f->seq->c0, index, first, net->H),
                               .hn = final_state(f, f->seq->hn, index, first, net->P),
                               .cn = final_state(f, f->seq->cn, index, first, net->H),
                               .products = at(net, f->s.products, part * f->s.products_part)};
+            d.h0 = initial_state(f, f->seq->h0, d.w.h0, index, first, net->P);
+            d.c0 = initial_state(f, f->seq->c0, d.w.c0, index, first, net->H);
             if (f->tape) {
                 const direction_tape tape = network_direction_tape(net, f->tape, f->T, f->B, layer, direction);
                 d.c = plane_of(at(net, tape.c, first * net->H), f->B * net->H, net->H);
@@ -344,12 +346,17 @@ static void forward_rows(void *context, int part) {
 
 /* ---- entry point ---- */
 
-static void write_state(const network *net, const void *from, idx B, idx n, void *to) {
-    const size_t bytes = (size_t)(net->L * net->D * B * n) * net->size;
-    if (from)
-        memcpy(to, from, bytes);
-    else
-        memset(to, 0, bytes);
+/* The initial states of all layers and directions, wherever they come from. */
+static void write_states(const forward_call *f, const tape_parts *tape) {
+    const network *net = &f->net;
+    const idx B = f->B, P = net->P, H = net->H;
+    for (idx index = 0; index < net->L * net->D; index++) {
+        const layer_weights w = network_weights(net, f->pack, index / net->D, index % net->D);
+        copy_rows(net, initial_state(f, f->seq->h0, w.h0, index, 0, P), 0,
+                  plane_of(at(net, tape->h0, index * B * P), 0, P), 0, 0, B, P);
+        copy_rows(net, initial_state(f, f->seq->c0, w.c0, index, 0, H), 0,
+                  plane_of(at(net, tape->c0, index * B * H), 0, H), 0, 0, B, H);
+    }
 }
 
 static void write_tape_head(const forward_call *f) {
@@ -358,14 +365,15 @@ static void write_tape_head(const forward_call *f) {
     memset(tape.header, 0, sizeof *tape.header);
     tape.header->magic = CLSTM_TAPE_MAGIC;
     tape.header->has_lengths = f->seq->lengths != NULL;
+    tape.header->has_h0 = f->seq->h0 != NULL;
+    tape.header->has_c0 = f->seq->c0 != NULL;
     tape.header->spec = *net->spec;
     tape.header->T = f->T;
     tape.header->B = f->B;
     tape.header->seed = f->seq->seed;
     if (f->seq->lengths && f->B)
         memcpy(tape.lengths, f->seq->lengths, (size_t)f->B * sizeof *tape.lengths);
-    write_state(net, f->seq->h0, f->B, net->P, tape.h0);
-    write_state(net, f->seq->c0, f->B, net->H, tape.c0);
+    write_states(f, &tape);
 }
 
 int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence *seq, void *tape, void *workspace,

@@ -157,7 +157,7 @@ typedef struct hidden_grad_args {
     idx dh_row;
 } hidden_grad_args;
 
-/* sum (n) += a b over rows, rows ascending. */
+/* sum (n) += a b over rows, rows ascending; += a if b is NULL. */
 typedef struct sum_args {
     idx rows, n;
     const void *a, *b; /* (rows, n) */

@@ -17,7 +17,8 @@ int network_is_plain(const clstm_spec *spec) {
 
 static int check_variant(const clstm_spec *s) {
     const clstm_variant *v = &s->variant;
-    if (v->proj_size < 0 || v->proj_size >= s->hidden_size || (v->peepholes | 1) != 1)
+    if (v->proj_size < 0 || v->proj_size >= s->hidden_size || (v->peepholes | 1) != 1 || (v->learned_state | 1) != 1 ||
+        v->reserved)
         return CLSTM_ERROR_SPEC;
     if (v->coupling < CLSTM_UNCOUPLED || v->coupling > CLSTM_NO_FORGET_GATE)
         return CLSTM_ERROR_SPEC;
@@ -58,11 +59,15 @@ int network_check_batch(const clstm_spec *spec, int64_t T, int64_t B) {
 /* ---- parameters ---- */
 
 param_places network_param_places(const clstm_spec *spec) {
-    param_places p = {.weight_hr = -1, .weight_ch = -1, .count = 2 + 2 * spec->bias};
+    param_places p = {.weight_hr = -1, .weight_ch = -1, .h0 = -1, .c0 = -1, .count = 2 + 2 * spec->bias};
     if (spec->variant.proj_size)
         p.weight_hr = p.count++;
     if (spec->variant.peepholes)
         p.weight_ch = p.count++;
+    if (spec->variant.learned_state) {
+        p.h0 = p.count++;
+        p.c0 = p.count++;
+    }
     return p;
 }
 
@@ -82,8 +87,9 @@ int clstm_param_shape(const clstm_spec *s, int64_t index, int64_t *rows, int64_t
     const int64_t D = 1 + s->bidirectional, H = s->hidden_size, G = s->variant.coupling ? 3 : 4;
     const int64_t P = s->variant.proj_size ? s->variant.proj_size : H, kind = index % p.count;
     const int is_bias = kind >= 2 && kind < 2 + 2 * s->bias;
-    *rows = kind == p.weight_hr ? P : kind == p.weight_ch ? G - 1 : G * H;
-    *columns = is_bias ? 0 : kind == 0 ? (index < D * p.count ? s->input_size : D * P) : kind == 1 ? P : H;
+    const int is_vector = is_bias || kind == p.h0 || kind == p.c0;
+    *rows = kind == p.weight_hr || kind == p.h0 ? P : kind == p.c0 ? H : kind == p.weight_ch ? G - 1 : G * H;
+    *columns = is_vector ? 0 : kind == 0 ? (index < D * p.count ? s->input_size : D * P) : kind == 1 ? P : H;
     return CLSTM_OK;
 }
 
@@ -116,6 +122,10 @@ static layer_weights take_weights(arena *m, const network *net, idx I, int train
         w.w_hr_panels = training ? arena_take(m, net->size, P, round_up(H, vl), 1) : NULL;
     }
     w.peepholes = net->spec->variant.peepholes ? arena_take(m, net->size, 3, H, 1) : NULL;
+    if (net->spec->variant.learned_state) {
+        w.h0 = arena_take(m, net->size, P, 1, 1);
+        w.c0 = arena_take(m, net->size, H, 1, 1);
+    }
     return w;
 }
 
@@ -226,6 +236,10 @@ static void pack_variant(const network *net, const void *const *params, const la
         pack_panels(net, params[p.weight_hr], net->P, net->H, w->w_hr_panels);
     if (w->peepholes)
         memcpy(w->peepholes, params[p.weight_ch], (size_t)(net->GH - net->H) * net->size);
+    if (w->h0) {
+        memcpy(w->h0, params[p.h0], (size_t)net->P * net->size);
+        memcpy(w->c0, params[p.c0], (size_t)net->H * net->size);
+    }
 }
 
 int clstm_pack(const clstm_spec *spec, int training, const void *const *params, void *pack) {

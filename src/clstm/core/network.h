@@ -63,6 +63,7 @@ typedef struct layer_weights {
     void *w_hh_panels;
     void *w_hr, *w_hr_panels; /* of a projection: (H, P) in gemm panels; for training, (P, H) too */
     void *peepholes;          /* (2 or 3, H): of i, f, o, as far as they exist */
+    void *h0, *c0;            /* (P), (H) learned initial state */
 } layer_weights; /* of a variant, bias is (G, blocks, VL), and 4H stands for GH and H for P where h goes in */
 
 /* The weights of a layer and direction in a pack. */
@@ -70,7 +71,7 @@ layer_weights network_weights(const network *net, const void *pack, idx layer, i
 
 /* Places of the parameter arrays of a layer and direction among each other; -1: the network has none. */
 typedef struct param_places {
-    int weight_hr, weight_ch, count; /* weight_ih is 0, weight_hh 1, the biases 2 and 3 */
+    int weight_hr, weight_ch, h0, c0, count; /* weight_ih is 0, weight_hh 1, the biases 2 and 3 */
 } param_places;
 
 param_places network_param_places(const clstm_spec *spec);
@@ -88,7 +89,7 @@ enum { CLSTM_TAPE_MAGIC = 0x7a9e };
 /* Starts every tape. */
 typedef struct tape_header {
     uint32_t magic;
-    int32_t has_lengths;
+    int32_t has_lengths, has_h0, has_c0; /* that the caller gave */
     clstm_spec spec;
     int64_t T, B;
     uint64_t seed;
