@@ -563,6 +563,7 @@ def test_written_variants_give_the_same_numbers(tmp_path, rng, options, bidirect
     [
         ({"proj_size": 2}, "proj_size"),
         ({"cell_clip": 1.0}, "cell_clip"),
+        ({"learn_initial_state": True}, "learn_initial_state"),
         ({"coupling": "input"}, "coupling 'input'"),
         ({"forget_gate": False}, "without a forget gate"),
         ({"activations": {"i": "relu"}}, "gates have different activations"),
