@@ -109,6 +109,7 @@ typedef struct clstm_variant {
     double clip;                     /* > 0: limits the pre-activations to -clip..clip */
     double cell_clip;                /* > 0: limits c' */
     double proj_clip;                /* > 0, with a projection: limits h */
+    double recurrent_dropout;        /* 0..1, on g in training */
 } clstm_variant;
 
 /* What to compute: a stack of LSTM layers, PyTorch's nn.LSTM.

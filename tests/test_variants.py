@@ -15,6 +15,7 @@ from test_gradients import Loss, assert_close, unit_vectors
 
 import clstm
 from clstm import _core
+from clstm.inspection import gate_values
 from clstm.variants import ACTIVATIONS
 
 EVERYTHING = {
@@ -305,6 +306,76 @@ def test_nan_and_infinity_stay_in_their_row(variant):
     assert np.isfinite(found["y"][:2, 1, : problem.features]).all()
 
 
+# ---- dropout inside the cell ----
+
+
+def recurrent_masks(p, T, B, H, **options):
+    """The factors on g: outputs of a network that adds them up."""
+    one = ["affine", 0, 1]
+    functions = {"i": one, "g": one, "o": one, "h": "identity"}
+    options = {"forget_gate": False, "activations": functions, "seed": 0, "dtype": "float64"} | options
+    lstm = clstm.LSTM(1, H, recurrent_dropout=p, **options)
+    y, _, _ = lstm.forward(np.zeros((T, B, 1)))
+    return np.diff(y, axis=0, prepend=0), lstm
+
+
+@pytest.mark.parametrize("p", [0.25, 0.5, 0.75])
+def test_recurrent_dropout_scales_what_it_keeps(p):
+    masks, lstm = recurrent_masks(p, 40, 50, 30)
+    kept = masks > 0.5
+    np.testing.assert_allclose(masks, kept / (1 - p), atol=1e-12)
+    for axes in ((1, 2), (0, 2), (0, 1)):  # each step, row and unit has masks of its own
+        assert np.all(np.abs(kept.mean(axes) - (1 - p)) < 0.12)
+    again, _ = recurrent_masks(p, 40, 50, 30)
+    assert_same_bytes(again, masks)
+    later = np.diff(lstm.forward(np.zeros((40, 50, 1)))[0], axis=0, prepend=0)
+    assert 0 < np.mean((later > 0.5) == kept) < 1
+    assert_same_bytes(lstm(np.zeros((40, 50, 1)))[0][-1], np.full((50, 30), 40.0))  # the expectation
+
+
+def test_recurrent_dropout_of_all_or_nothing():
+    assert not recurrent_masks(1.0, 5, 3, 4)[0].any()
+    assert "recurrent_dropout" not in clstm.LSTM(3, 4, recurrent_dropout=0).config()
+
+
+def test_directions_and_layers_have_masks_of_their_own():
+    masks, _ = recurrent_masks(0.5, 30, 20, 10, bidirectional=True)
+    forward, reverse = masks[..., :10] > 0.5, np.diff(masks[..., 10:], axis=0) != 0
+    assert 0.3 < np.mean(forward[1:] == reverse) < 0.7
+
+
+@settings(max_examples=25)
+@given(
+    variant_problems(
+        smooth=True, sizes=(1, 2, 3, 9), layers=(1, 2), batches=(1, 2, 5), steps=(1, 3, 7), dtypes=["float64"]
+    )
+)
+def test_gradients_through_recurrent_dropout_agree_with_central_differences(problem):
+    loss = Loss(problem, recurrent_dropout=0.4)
+    rng = np.random.default_rng(problem.seed)
+    for name, gradient in loss.gradients().items():
+        direction = rng.standard_normal(gradient.shape)
+        direction /= np.linalg.norm(direction)
+        norm = np.linalg.norm(gradient)
+        found = loss.central_difference(name, direction)
+        assert abs(found - np.sum(gradient * direction)) <= 1e-7 * norm + 1e-12 * (norm == 0), name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_recurrent_dropout_has_the_same_bits_on_any_machine(dtype):
+    options = {"recurrent_dropout": 0.3, "dropout": 0.2, "proj_size": 7}
+    problem = Problem(17, 65, 2, True, dtype=dtype, T=20, B=33, with_lengths=True, variant=options)
+    found = []
+    for isa, threads in [*((isa, 1) for isa in ISAS), (ISAS[0], 2), (ISAS[0], 3)]:
+        _core.set_isa(isa)
+        clstm.set_num_threads(threads)
+        lstm, batch = problem.lstm(), problem.batch()
+        y, state, tape = lstm.forward(batch.x, batch.state, batch.lengths)
+        dx, dstate, grads = lstm.backward(tape, batch.dy, batch.dstate)
+        found.append({"y": y, "h": state[0], "c": state[1], "dx": dx, "dh": dstate[0], "dc": dstate[1]} | grads)
+        assert_same_bytes(found[-1], found[0])
+
+
 # ---- an LSTM like any other ----
 
 
@@ -372,6 +443,11 @@ def test_a_cell_takes_the_same_options():
     assert clstm.LSTMCell(**cell.config()).config() == cell.config()
 
 
+def test_gates_of_variants_are_not_mistaken_for_plain_ones():
+    with pytest.raises(ValueError, match="lstm has peepholes, clip, but an LSTM without variants is expected"):
+        gate_values(clstm.LSTM(3, 4, peepholes=True, clip=1.0), np.zeros((2, 3)))
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -391,6 +467,7 @@ def test_a_cell_takes_the_same_options():
         ({"activations": {"g": ("elu", np.inf)}}, ValueError, r"alpha of activations\['g'\] is inf, but a finite"),
         ({"activations": {"g": ("elu", "1")}}, TypeError, r"alpha of activations\['g'\] is '1', but a number"),
         ({"activations": {"f": "relu"}, "forget_gate": False}, ValueError, "activations has 'f', but forget_gate"),
+        ({"recurrent_dropout": 1.5}, ValueError, "recurrent_dropout is 1.5, but a number from 0 to 1 is expected"),
         ({"learn_initial_state": 1}, TypeError, "learn_initial_state is 1, but True or False is expected"),
         ({"clip": 0}, ValueError, "clip is 0.0, but a number above 0, or None for no limit, is expected"),
         ({"clip": -1.0}, ValueError, "clip is -1.0, but a number above 0"),

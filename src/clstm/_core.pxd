@@ -17,6 +17,7 @@ cdef extern from "clstm.h" nogil:
         double clip
         double cell_clip
         double proj_clip
+        double recurrent_dropout
 
     ctypedef struct clstm_spec:
         int64_t input_size

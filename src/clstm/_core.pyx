@@ -166,6 +166,7 @@ cdef class Weights:
         v.clip = options["clip"]
         v.cell_clip = options["cell_clip"]
         v.proj_clip = options["proj_clip"]
+        v.recurrent_dropout = options["recurrent_dropout"]
         return 0
 
     cdef int add_parameter(self, tuple shape) except -1:

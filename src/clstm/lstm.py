@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _core
-from .arguments import as_flag, as_float_dtype, as_real_array, as_size
+from .arguments import as_flag, as_float_dtype, as_probability, as_real_array, as_size
 from .initialization import INITIALIZERS
 from .module import Module, Shape, matching_arrays
 from .stream import Stream
@@ -72,6 +72,9 @@ class LSTM(Module):
     learn_initial_state : bool, default False
         Whether each layer and direction has parameters h_0_l0 (P,) and c_0_l0 (H,), which stand in for initial states
         that a call is not given.
+    recurrent_dropout : float, default 0.0
+        Probability of zeroing an element of g, at every step, in `forward` only; the others are scaled by
+        1 / (1 - recurrent_dropout) (Semeniuta et al. 2016).
     dtype : {"float32", "float64"}, default "float32"
         Type of parameters and results. Other real types of x are converted to it.
     seed : int, optional
@@ -130,6 +133,7 @@ class LSTM(Module):
     cell_clip: float | None
     proj_clip: float | None
     learn_initial_state: bool
+    recurrent_dropout: float
 
     def __init__(
         self,
@@ -150,6 +154,7 @@ class LSTM(Module):
         cell_clip: float | None = None,
         proj_clip: float | None = None,
         learn_initial_state: bool = False,
+        recurrent_dropout: float = 0.0,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
         init: str = "default",
@@ -160,7 +165,7 @@ class LSTM(Module):
         self.num_layers = as_size("num_layers", num_layers, most=2**20)
         self.bias = as_flag("bias", bias)
         self.batch_first = as_flag("batch_first", batch_first)
-        self.dropout = _as_probability("dropout", dropout)
+        self.dropout = as_probability("dropout", dropout)
         if self.dropout > 0 and self.num_layers == 1:
             warnings.warn("dropout acts between layers, but num_layers is 1, so it does nothing", stacklevel=2)
         self.bidirectional = as_flag("bidirectional", bidirectional)
@@ -438,7 +443,7 @@ class LSTM(Module):
         y_out, y = self._empty(T, B, (1 + self.bidirectional) * self._features, layout.batched)
         h_n, c_n = self._empty_states(B)
         seed = 0
-        if training and self.dropout > 0:
+        if training and (self.dropout > 0 or self.recurrent_dropout > 0):
             seed = int(np.random.SeedSequence((self.seed, self.dropout_counter)).generate_state(1, np.uint64)[0])
             self.dropout_counter += 1
         tape = _core.forward(self._weights, x, y, h_0, c_0, h_n, c_n, lengths, training, seed, layout)
@@ -538,14 +543,6 @@ def _as_lengths(lengths: Any, T: int, B: int) -> tuple[np.ndarray, np.ndarray | 
         return np.ascontiguousarray(array), None
     order = np.argsort(-array, kind="stable")
     return array[order], order
-
-
-def _as_probability(name: str, value: Any) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} is {value!r}, but a number from 0 to 1 is expected")
-    if not 0 <= value <= 1 or math.isnan(value):
-        raise ValueError(f"{name} is {value}, but a number from 0 to 1 is expected")
-    return float(value)
 
 
 def _as_seed(seed: Any) -> int:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arguments import as_flag, as_size
+from .arguments import as_flag, as_probability, as_size
 
 # Names of the functions in the order of clstm_activation_kind, from 1 on, and what they take: alpha, or alpha and beta.
 ACTIVATIONS: dict[str, tuple[float, ...]] = {
@@ -45,6 +45,7 @@ class Variant(NamedTuple):
     cell_clip: float | None = None
     proj_clip: float | None = None
     learn_initial_state: bool = False
+    recurrent_dropout: float = 0.0
 
     @classmethod
     def of(cls, hidden_size: int, options: Mapping[str, Any]) -> Variant:
@@ -60,6 +61,7 @@ class Variant(NamedTuple):
             cell_clip=_as_limit("cell_clip", given.cell_clip),
             proj_clip=_as_limit("proj_clip", given.proj_clip),
             learn_initial_state=as_flag("learn_initial_state", given.learn_initial_state),
+            recurrent_dropout=as_probability("recurrent_dropout", given.recurrent_dropout),
         )
         if variant.coupling and not variant.forget_gate:
             raise ValueError(f"coupling is {variant.coupling!r}, but forget_gate is False: there is nothing to couple")
@@ -108,6 +110,7 @@ class Variant(NamedTuple):
             "proj_size": self.proj_size,
             "peepholes": self.peepholes,
             "learned_state": self.learn_initial_state,
+            "recurrent_dropout": self.recurrent_dropout,
             "coupling": _COUPLINGS[self.coupling] if self.forget_gate else _NO_FORGET_GATE,
             "activations": [_activation_spec(functions.get(place)) for place in _USUAL],
             "clip": self.clip or 0.0,

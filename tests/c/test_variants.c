@@ -121,6 +121,7 @@ static void check_gradient(problem *p, buffer *of, const unsigned char *gradient
 static void gradients_are_derivatives(void) {
     for (int i = 0; i < (SLOW ? 12 : 40); i++) {
         problem p = nth_problem(i, CLSTM_FLOAT64, 1);
+        p.spec.variant.recurrent_dropout = i % 5 == 4 ? 0.3 : 0;
         problem_make(&p);
         results r = train(&p);
         check_gradient(&p, &p.x, r.p + r.dx);
@@ -148,6 +149,7 @@ static void specs_are_checked(void) {
                                    {.clip = -1},
                                    {.clip = NAN},
                                    {.cell_clip = -1},
+                                   {.recurrent_dropout = 1.5},
                                    {.proj_clip = 1},
                                    {.activations = {{13, 0, 0}}},
                                    {.activations = {[4] = {-1, 0, 0}}},

@@ -28,6 +28,7 @@ typedef struct backward_scratch {
     void *dW;                             /* (GH, columns rounded up to VL) */
     void *dh, *dout;                      /* of a variant: (B, P) and (B, H) */
     void *dh0;                            /* of a learned initial state: (B, P) */
+    void *mask;                           /* of dropout inside the cell: (B, H) */
     void *dh_clipped;                     /* of a projection: (chunk rows, P) */
     void *unprojected, *dh_tiles, *dW_hr; /* as inputs, dz_tiles and dW */
 } backward_scratch;
@@ -47,7 +48,7 @@ typedef struct backward_call {
 /* One layer and direction. */
 typedef struct backward_pass {
     const backward_call *b;
-    idx layer;
+    idx layer, index; /* index: layer * D + direction */
     int reverse;
     idx I, columns; /* columns: I + P + 1 of dW */
     layer_weights w;
@@ -76,6 +77,7 @@ static void take_variant_scratch(arena *m, backward_call *b, idx rows) {
     const idx H = net->H, P = net->P;
     b->s.dh = arena_take(m, net->size, b->B, P, 1);
     b->s.dout = arena_take(m, net->size, b->B, H, 1);
+    b->s.mask = net->spec->variant.recurrent_dropout > 0 ? arena_take(m, net->size, b->B, H, 1) : NULL;
     b->s.dh0 = net->spec->variant.learned_state ? arena_take(m, net->size, b->B, P, 1) : NULL;
     if (network_projects(net)) {
         b->s.dh_clipped = arena_take(m, net->size, rows, P, 1);
@@ -145,6 +147,10 @@ static void variant_grad_rows(const backward_pass *d, idx s, idx begin, idx end,
     const network *net = &b->net;
     const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1, r = b->s.offset[s - d->s0] + begin;
     const plane c_prev = has_before ? d->c : d->c0;
+    void *mask = b->s.mask ? at(net, b->s.mask, begin * net->H) : NULL;
+    if (mask)
+        dropout_recurrent(net, b->head.header->seed, d->index, (uint64_t)((t * b->B + begin) * net->H),
+                          (end - begin) * net->H, mask);
     const variant_step_grad_args g = {.rows = end - begin,
                                       .dz_next = has_after ? dz_at(d, s - 1, begin) : NULL,
                                       .dh_next = has_after ? at(net, b->s.dh, begin * net->P)
@@ -166,7 +172,8 @@ static void variant_grad_rows(const backward_pass *d, idx s, idx begin, idx end,
                                                .dc = at(net, b->s.dc, begin * net->H),
                                                .dc_row = net->H,
                                                .dz = dz_at(d, s, begin),
-                                               .dz_row = net->GH}};
+                                               .dz_row = net->GH,
+                                               .mask = mask}};
     variant_step_grad(net, &d->w, &g);
 }
 
@@ -551,6 +558,7 @@ static void backward_layer(const backward_call *b, idx layer) {
     for (idx direction = 0; direction < net->D; direction++) {
         const idx index = layer * net->D + direction, gates = network_tape_gates(net);
         const direction_tape tape = network_direction_tape(net, b->tape, b->T, b->B, layer, direction);
+        d.index = index;
         d.reverse = direction == 1;
         d.adds_dx = direction > 0;
         d.w = network_weights(net, b->pack, layer, direction);

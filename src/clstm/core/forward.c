@@ -17,6 +17,7 @@ typedef struct forward_scratch {
     void *c;           /* (B, H), for inference */
     void *out;         /* (B, H), for inference: what a projection projects */
     void *products;    /* per part: (chunk * rows, z_width) input products */
+    void *mask;        /* (B, H), for training with dropout inside the cell */
     idx products_part; /* elements of a part's share */
 } forward_scratch;
 
@@ -58,6 +59,7 @@ static int take_scratch(arena *m, forward_call *f, int has_lengths, int training
     f->s.between[0] = !training && net->L > 1 ? arena_take(m, net->size, f->T, f->B, DP) : NULL;
     f->s.between[1] = !training && net->L > 2 ? arena_take(m, net->size, f->T, f->B, DP) : NULL;
     f->s.c = training ? NULL : arena_take(m, net->size, f->B, H, 1);
+    f->s.mask = training && net->spec->variant.recurrent_dropout > 0 ? arena_take(m, net->size, f->B, H, 1) : NULL;
     f->s.out = training || !network_projects(net) ? NULL : arena_take(m, net->size, f->B, H, 1);
     f->s.products_part = f->chunk * rows * net->z_width;
     f->s.products = arena_take(m, net->size, f->split.parts, f->s.products_part, 1);
@@ -106,6 +108,7 @@ typedef struct forward_pass {
     const forward_call *f;
     idx first, rows; /* of the batch: all pointers below are at row `first` */
     int reverse;
+    idx index; /* layer * D + direction */
     idx I;
     layer_weights w;
     plane in, out, copy; /* (T, rows, I), (T, rows, P), and a second place for out, if not NULL */
@@ -155,6 +158,11 @@ static void variant_step_rows(const forward_pass *d, idx t, idx before, idx begi
     const int starts = before < 0;
     const plane z = d->gates.p ? d->gates : plane_of(products, 0, net->z_width);
     const plane out = network_projects(net) ? d->unprojected : d->out;
+    const forward_call *f = d->f;
+    void *mask = f->s.mask ? at(net, f->s.mask, (d->first + begin) * net->H) : NULL;
+    if (mask)
+        dropout_recurrent(net, f->seq->seed, d->index, (uint64_t)((t * f->B + d->first + begin) * net->H),
+                          (end - begin) * net->H, mask);
     const variant_step_args g = {
         .rows = end - begin,
         .products = at(net, products, begin * net->z_width),
@@ -171,7 +179,8 @@ static void variant_step_rows(const forward_pass *d, idx t, idx before, idx begi
                  .c_out = plane_at(net, d->c, t, begin),
                  .c_out_row = d->c.row,
                  .out = plane_at(net, out, t, begin),
-                 .out_row = out.row}};
+                 .out_row = out.row,
+                 .mask = mask}};
     variant_step(net, &d->w, &g);
 }
 
@@ -311,6 +320,7 @@ static void forward_rows(void *context, int part) {
                               .first = first,
                               .rows = rows,
                               .reverse = direction == 1,
+                              .index = index,
                               .I = network_layer_input(net, layer),
                               .w = network_weights(net, f->pack, layer, direction),
                               .in = in,

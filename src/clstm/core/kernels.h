@@ -117,6 +117,7 @@ typedef struct variant_args {
     idx c_out_row;
     void *out; /* (rows, H); not c */
     idx out_row;
+    const void *mask; /* (rows, H) contiguous: factors on g; or NULL */
 } variant_args;
 
 /* One BPTT step: from the gradient on `out` to those on the products. */
@@ -133,6 +134,7 @@ typedef struct variant_grad_args {
     idx dc_row;
     void *dz; /* (rows, G, H) out */
     idx dz_row;
+    const void *mask; /* as in the step */
 } variant_grad_args;
 
 /* h = clip(h) of a projection. */

@@ -28,6 +28,8 @@ static int check_variant(const clstm_spec *s) {
             !(f->beta - f->beta == 0))
             return CLSTM_ERROR_SPEC;
     }
+    if (!(v->recurrent_dropout >= 0 && v->recurrent_dropout <= 1))
+        return CLSTM_ERROR_SPEC;
     return v->clip >= 0 && v->cell_clip >= 0 && v->proj_clip >= 0 && (v->proj_clip == 0 || v->proj_size)
                ? CLSTM_OK
                : CLSTM_ERROR_SPEC;
