@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VARIANT ?= plain
 
-C_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -pthread -Wall -Wextra -g -Iinclude -Isrc/clstm/core
+C_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -pthread -Wall -Wextra -Wno-missing-field-initializers -g -Iinclude -Isrc/clstm/core
 OPTIMIZE := -O2
 ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 TSAN := -fsanitize=thread -fno-omit-frame-pointer

@@ -32,7 +32,7 @@ typedef enum clstm_status {
     CLSTM_ERROR_TAPE = 5,      /* the tape was recorded by another network, or with other sizes */
     CLSTM_ERROR_LENGTHS = 6,   /* lengths lie outside 0..T or are not sorted, longest first */
     CLSTM_ERROR_ISA = 7,       /* no such instruction set in this build, or the machine lacks it */
-    CLSTM_ERROR_STREAM = 8,    /* a bidirectional network cannot be run step by step */
+    CLSTM_ERROR_STREAM = 8,    /* clstm_step runs no bidirectional network and no variant */
     CLSTM_ERROR_THREADS = 9,   /* the number of threads is out of range */
     CLSTM_ERROR_WORKSPACE = 10 /* the workspace is smaller than the call needs */
 } clstm_status;
@@ -67,6 +67,51 @@ int clstm_get_num_threads(void);
 
 typedef enum clstm_dtype { CLSTM_FLOAT32 = 0, CLSTM_FLOAT64 = 1 } clstm_dtype;
 
+/* Functions of ONNX's list; what alpha and beta are to each stands on the right. */
+typedef enum clstm_activation_kind {
+    CLSTM_ACTIVATION_DEFAULT = 0,          /* sigmoid for i, f and o; tanh for g and the output */
+    CLSTM_ACTIVATION_SIGMOID = 1,          /* 1 / (1 + exp(-x)) */
+    CLSTM_ACTIVATION_TANH = 2,             /* tanh(x) */
+    CLSTM_ACTIVATION_HARD_SIGMOID = 3,     /* max(0, min(1, alpha x + beta)) */
+    CLSTM_ACTIVATION_IDENTITY = 4,         /* x */
+    CLSTM_ACTIVATION_RELU = 5,             /* max(0, x) */
+    CLSTM_ACTIVATION_LEAKY_RELU = 6,       /* x for x > 0, else alpha x */
+    CLSTM_ACTIVATION_THRESHOLDED_RELU = 7, /* x for x > alpha, else 0 */
+    CLSTM_ACTIVATION_ELU = 8,              /* x for x > 0, else alpha (exp(x) - 1) */
+    CLSTM_ACTIVATION_AFFINE = 9,           /* alpha x + beta */
+    CLSTM_ACTIVATION_SCALED_TANH = 10,     /* alpha tanh(beta x) */
+    CLSTM_ACTIVATION_SOFTSIGN = 11,        /* x / (1 + |x|) */
+    CLSTM_ACTIVATION_SOFTPLUS = 12         /* log(1 + exp(x)) */
+} clstm_activation_kind;
+
+typedef struct clstm_activation {
+    int64_t kind; /* clstm_activation_kind */
+    double alpha, beta;
+} clstm_activation;
+
+typedef enum clstm_coupling {
+    CLSTM_UNCOUPLED = 0,
+    CLSTM_COUPLED_FORGET = 1, /* f = 1 - i: no weights of f */
+    CLSTM_COUPLED_INPUT = 2,  /* i = 1 - f: no weights of i */
+    CLSTM_NO_FORGET_GATE = 3  /* f = 1, the cell of 1997: no weights of f */
+} clstm_coupling;
+
+/* How a network differs from the plain LSTM. Zeros are the plain one, field by field. docs/variants.md has the formulas
+ * and their sources. G is the number of gates with weights (4, or 3 if coupled), P the features of h: proj_size, or H
+ * without projection. */
+typedef struct clstm_variant {
+    int64_t proj_size;               /* 0, or 1 <= P < H: h = W_hr (o tanh(c')) */
+    int32_t coupling;                /* clstm_coupling */
+    int32_t peepholes;               /* 0 or 1: i and f see c, o sees c' */
+    int32_t learned_state;           /* 0 or 1: parameters stand in for initial states that are NULL */
+    int32_t reserved;                /* 0 */
+    clstm_activation activations[5]; /* of i, f, g, o, and of c' in the output */
+    double clip;                     /* > 0: limits the pre-activations to -clip..clip */
+    double cell_clip;                /* > 0: limits c' */
+    double proj_clip;                /* > 0, with a projection: limits h */
+    double recurrent_dropout;        /* 0..1, on g in training */
+} clstm_variant;
+
 /* What to compute: a stack of LSTM layers, PyTorch's nn.LSTM.
  *
  *     i = sigmoid(W_ii x + b_ii + W_hi h + b_hi)        f = sigmoid(W_if x + b_if + W_hf h + b_hf)
@@ -77,20 +122,28 @@ typedef enum clstm_dtype { CLSTM_FLOAT32 = 0, CLSTM_FLOAT64 = 1 } clstm_dtype;
 typedef struct clstm_spec {
     int64_t input_size;    /* I >= 1 */
     int64_t hidden_size;   /* H >= 1 */
-    int64_t num_layers;    /* L >= 1; layers above the first take D*H inputs */
+    int64_t num_layers;    /* L >= 1; layers above the first take D*P inputs */
     int32_t dtype;         /* clstm_dtype */
     int32_t bias;          /* 0 or 1: bias_ih and bias_hh exist */
     int32_t bidirectional; /* 0 or 1: D = 1 + bidirectional */
     double dropout;        /* 0..1, on the outputs of every layer but the last, in training */
+    clstm_variant variant; /* all zeros: the LSTM above */
 } clstm_spec;
 
 /* CLSTM_OK when every field is in range. */
 int clstm_check_spec(const clstm_spec *spec);
 
-/* Number of parameter arrays: L * D * (2 + 2 * bias). They are ordered as PyTorch's state_dict: for each layer,
- * for each direction, weight_ih (4H, I or D*H), weight_hh (4H, H), then bias_ih (4H), bias_hh (4H). The gates
- * lie in the order i, f, g, o along the first axis. */
+/* Number of parameter arrays. They are ordered as PyTorch's state_dict: for each layer, for each direction,
+ *     weight_ih (GH, I or D*P), weight_hh (GH, P),
+ *     bias_ih (GH), bias_hh (GH)        with bias
+ *     weight_hr (P, H)                  with a projection
+ *     weight_ch (2 or 3, H)             with peepholes, in the order i, f, o
+ *     h_0 (P), c_0 (H)                  with a learned initial state
+ * The gates lie in the order i, f, g, o along the first axis, those without weights left out. */
 int64_t clstm_num_params(const clstm_spec *spec);
+
+/* Shape of parameter array `index`; columns is 0 for a vector. */
+int clstm_param_shape(const clstm_spec *spec, int64_t index, int64_t *rows, int64_t *columns);
 
 /* ---- packing ------------------------------------------------------------------------------------------ */
 
@@ -106,7 +159,7 @@ int clstm_pack(const clstm_spec *spec, int training, const void *const *params, 
 
 /* One batch of sequences. Rows of x, y, dx and dy are contiguous along their last axis; time and batch axes
  * have any strides (so time-major and batch-major both work, and a broadcast axis has stride 0). States are
- * (L*D, B, H), contiguous: layer-major, then direction. */
+ * contiguous, layer-major, then direction: h (L*D, B, P) and c (L*D, B, H). */
 typedef struct clstm_sequence {
     int64_t T, B;           /* both >= 0; with T = 0 the final states are the initial ones */
     const int64_t *lengths; /* (B) valid steps of each row, longest first; or NULL: all T. Outputs past the end of a
@@ -116,15 +169,15 @@ typedef struct clstm_sequence {
 
     const void *x; /* in  (T, B, I) */
     int64_t x_time_stride, x_row_stride;
-    const void *h0, *c0; /* in  initial states; NULL: zeros */
-    void *y;             /* out (T, B, D*H): [forward | backward] */
+    const void *h0, *c0; /* in  initial states; NULL: zeros, or the learned ones */
+    void *y;             /* out (T, B, D*P): [forward | backward] */
     int64_t y_time_stride, y_row_stride;
     void *hn, *cn; /* out final states; NULL: not wanted */
 } clstm_sequence;
 
 /* The gradients that BPTT starts from and returns. Inputs are never written. Outputs are overwritten. */
 typedef struct clstm_gradients {
-    const void *dy; /* in  (T, B, D*H): gradient on y; NULL: zeros */
+    const void *dy; /* in  (T, B, D*P): gradient on y; NULL: zeros */
     int64_t dy_time_stride, dy_row_stride;
     const void *dhn, *dcn; /* in  gradients on the final states; NULL: zeros */
     void *dx;              /* out (T, B, I); NULL: not wanted */
@@ -154,7 +207,8 @@ int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, c
 
 /* One step of the whole stack for B rows, on the calling thread, without scratch memory. x is (B, I); all states
  * are (L, B, H). h_in and h_out must not overlap (the caller alternates two buffers); c_in may be c_out. The
- * output of the step is the last layer of h_out. */
+ * output of the step is the last layer of h_out. For the plain LSTM only: a variant needs scratch memory, and its step
+ * is clstm_forward with T = 1. */
 int clstm_step(const clstm_spec *spec, const void *pack, int64_t B, const void *x, const void *h_in, const void *c_in,
                void *h_out, void *c_out);
 

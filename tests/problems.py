@@ -6,7 +6,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 import clstm
+from clstm.variants import ACTIVATIONS
 
+SMOOTH = ["sigmoid", "tanh", "identity", ("affine", 0.7, 0.2), ("scaled_tanh", 1.3, 0.6), "softplus"]
 ODD_SIZES = (1, 3, 7, 13, 15, 17, 31, 33, 65, 129)  # none is a multiple of a vector; most need a tail
 ODD_BATCHES = (1, 2, 3, 5, 7, 17, 33)
 
@@ -15,10 +17,10 @@ class Batch(NamedTuple):
     """What goes into a call and its gradient."""
 
     x: np.ndarray  # (T, B, I)
-    state: tuple | None  # (h_0, c_0), each (L*D, B, H)
+    state: tuple | None  # (h_0, c_0), (L*D, B, P) and (L*D, B, H); P is H without projection
     lengths: np.ndarray | None  # (B)
-    dy: np.ndarray  # (T, B, D*H)
-    dstate: tuple  # (dh_n, dc_n), each (L*D, B, H)
+    dy: np.ndarray  # (T, B, D*P)
+    dstate: tuple  # (dh_n, dc_n), as the states
 
     def rows(self, index):
         """The batch of some rows, in the order of index."""
@@ -43,6 +45,12 @@ class Problem(NamedTuple):
     with_state: bool = True
     with_lengths: bool = False
     seed: int = 0
+    variant: dict = {}  # noqa: RUF012 - options of LSTM, never changed
+
+    @property
+    def features(self):
+        """P: features of h."""
+        return self.variant.get("proj_size") or self.hidden_size
 
     def lstm(self, **options):
         """A new network, the same for the same problem. PyTorch's initial values: no bias is 0."""
@@ -52,6 +60,7 @@ class Problem(NamedTuple):
             self.num_layers,
             **{"bias": self.bias, "bidirectional": self.bidirectional, "dtype": self.dtype}
             | {"init": "pytorch", "seed": self.seed}
+            | self.variant
             | options,
         )
 
@@ -63,12 +72,12 @@ class Problem(NamedTuple):
         def normal(*shape):
             return rng.standard_normal(shape).astype(self.dtype)
 
-        states = [normal(self.num_layers * D, self.B, self.hidden_size) for _ in range(4)]
+        states = [normal(self.num_layers * D, self.B, n) for n in (self.features, self.hidden_size) * 2]
         return Batch(
             x=normal(self.T, self.B, self.input_size),
             state=tuple(states[:2]) if self.with_state else None,
             lengths=rng.integers(0, self.T + 1, self.B) if self.with_lengths else None,
-            dy=normal(self.T, self.B, D * self.hidden_size),
+            dy=normal(self.T, self.B, D * self.features),
             dstate=tuple(states[2:]),
         )
 
@@ -89,6 +98,25 @@ def problems(sizes=ODD_SIZES, batches=ODD_BATCHES, layers=(1, 2, 3), steps=(1, 2
         "seed": st.integers(0, 1000),
     }
     return st.builds(Problem, **(drawn | {name: st.just(value) for name, value in fixed.items()}))
+
+
+@st.composite
+def variant_problems(draw, smooth=False, **drawn):
+    """Strategy for problems whose network is a variant, in any combination. smooth: without kinks."""
+    problem = draw(problems(**drawn))
+    numbers = st.sampled_from((0.3, 0.7, 1.5))
+    couplings = ({}, {"coupling": "forget"}, {"coupling": "input"}, {"forget_gate": False})
+    options = {name: draw(st.booleans()) for name in ("peepholes", "learn_initial_state")}
+    options |= draw(st.sampled_from(couplings))
+    if problem.hidden_size > 1 and draw(st.booleans()):
+        options["proj_size"] = draw(st.integers(1, problem.hidden_size - 1))
+    if draw(st.booleans()):
+        places = [place for place in "ifgoh" if place != "f" or options.get("forget_gate", True)]
+        names = SMOOTH if smooth else list(ACTIVATIONS)
+        options["activations"] = draw(st.dictionaries(st.sampled_from(places), st.sampled_from(names)))
+    for name in () if smooth else ("clip", "cell_clip", *["proj_clip"] * ("proj_size" in options)):
+        options[name] = draw(st.none() | numbers)
+    return problem._replace(variant=options)
 
 
 def outputs(lstm, batch):
@@ -129,5 +157,6 @@ def torch_lstm(torch, problem):
         problem.num_layers,
         bias=problem.bias,
         bidirectional=problem.bidirectional,
+        proj_size=problem.variant.get("proj_size", 0),
         dtype=getattr(torch, problem.dtype),
     )

@@ -4,11 +4,10 @@ Everything is computed in float64, or in complex128 where an argument is complex
 the derivative along a direction v is exactly imag(f(x + 1e-30i v)) * 1e30 (Squire & Trapp 1998), without cancellation.
 """
 
+from functools import partial
+
 import numpy as np
-
-
-def sigmoid(z):
-    return 0.5 + 0.5 * np.tanh(0.5 * z)
+from reference_variants import run_variant, sigmoid
 
 
 def run_direction(parameters, suffix, x, h, c):
@@ -30,7 +29,7 @@ def run_direction(parameters, suffix, x, h, c):
     return np.array(y).reshape(len(y), len(h)), h, c
 
 
-def run_row(parameters, x, h_0, c_0, masks):
+def run_row(parameters, x, h_0, c_0, masks, run_direction=run_direction):
     """The whole stack over one sequence x (T, I), states (L*D, H). masks: factors on the outputs of each layer."""
     directions = 1 + any(name.endswith("_reverse") for name in parameters)
     h_n, c_n = [], []
@@ -49,26 +48,38 @@ def run_row(parameters, x, h_0, c_0, masks):
     return y, np.array(h_n), np.array(c_n)
 
 
-def lstm(parameters, x, state=(None, None), lengths=None, masks=None):
-    """y (T, B, D*H) and (h_n, c_n), each (L*D, B, H), of x (T, B, I).
+def lstm(parameters, x, state=(None, None), lengths=None, masks=None, options=None):
+    """y (T, B, D*P) and (h_n, c_n), (L*D, B, P) and (L*D, B, H), of x (T, B, I). P is H without projection.
 
-    parameters: arrays under PyTorch's names. masks: (L-1, T, B, D*H) factors on the outputs of all layers but the last.
+    parameters: arrays under PyTorch's names. masks: (L-1, T, B, D*P) factors on the outputs of all layers but the last.
+    options: those of a variant, see reference_variants.py.
     """
     T, B, _ = x.shape
     names = [name for name in parameters if name.startswith("weight_hh")]
-    hidden_size = parameters["weight_hh_l0"].shape[1]
+    features = parameters["weight_hh_l0"].shape[1]
+    hidden_size = parameters["weight_hr_l0"].shape[1] if "weight_hr_l0" in parameters else features
+    run = partial(run_variant, options) if options else run_direction
     directions = 1 + ("weight_hh_l0_reverse" in parameters)
     parameters = {name: _wide(array) for name, array in parameters.items()}
-    h_0, c_0 = (np.zeros((len(names), B, hidden_size)) if array is None else _wide(array) for array in state)
+    h_0, c_0 = (
+        initial_state(parameters, kind, names, B, n) if array is None else _wide(array)
+        for array, kind, n in zip(state, ("h_0", "c_0"), (features, hidden_size), strict=True)
+    )
     x = _wide(x)
     dtype = np.result_type(x, h_0, c_0, *parameters.values())
-    y = np.zeros((T, B, directions * hidden_size), dtype)
+    y = np.zeros((T, B, directions * features), dtype)
     h_n, c_n = np.zeros(h_0.shape, dtype), np.zeros(c_0.shape, dtype)
     for b in range(B):
         length = T if lengths is None else lengths[b]
         row_masks = None if masks is None else masks[:, :length, b]
-        y[:length, b], h_n[:, b], c_n[:, b] = run_row(parameters, x[:length, b], h_0[:, b], c_0[:, b], row_masks)
+        y[:length, b], h_n[:, b], c_n[:, b] = run_row(parameters, x[:length, b], h_0[:, b], c_0[:, b], row_masks, run)
     return y, (h_n, c_n)
+
+
+def initial_state(parameters, kind, names, B, features):
+    """(L*D, B, features): the learned one, or zeros."""
+    own = [parameters.get(name.replace("weight_hh", kind), np.zeros(features)) for name in names]
+    return np.broadcast_to(np.stack(own)[:, None], (len(names), B, features))
 
 
 def _wide(array):

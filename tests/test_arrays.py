@@ -250,7 +250,6 @@ def test_batch_first_is_named_in_the_message():
         ({"seed": -1}, ValueError, r"seed is -1, but 0 to 2\*\*64 - 1 is expected"),
         ({"seed": 2**64}, ValueError, r"seed is 18446744073709551616, but 0 to 2\*\*64 - 1 is expected"),
         ({"seed": 1.5}, TypeError, "seed is 1.5, but an integer or None is expected"),
-        ({"proj_size": 3}, TypeError, "proj_size"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, error, message):

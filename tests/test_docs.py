@@ -13,7 +13,7 @@ import pytest
 
 import clstm
 
-MODULES = ["clstm"] + [f"clstm.{module.name}" for module in pkgutil.iter_modules(clstm.__path__)]
+MODULES = ["clstm"] + [module.name for module in pkgutil.walk_packages(clstm.__path__, "clstm.")]
 PUBLIC = [name for name in MODULES if not name.rpartition(".")[2].startswith("_")]
 README = Path(__file__).parent.parent / "README.md"
 HEADER = Path(clstm.__file__).parent / "include" / "clstm.h"

@@ -18,24 +18,27 @@ class Loss:
     """A linear function of the outputs, sum(dy y) + sum(dh_n h_n) + sum(dc_n c_n), as a function of all arguments."""
 
     def __init__(self, problem, given=frozenset({"dy", "dh_n", "dc_n"}), **options):
-        self.lstm, self.batch = problem.lstm(**options), problem.batch()
+        self.lstm, self.batch, self.variant = problem.lstm(**options), problem.batch(), problem.variant
         self.weights = dict(zip(("dy", "dh_n", "dc_n"), (self.batch.dy, *self.batch.dstate), strict=True))
         self.weights = {name: array for name, array in self.weights.items() if name in given}
-        h_0, c_0 = self.batch.state or np.zeros((2, *self.batch.dstate[0].shape))
-        self.arguments = {"x": self.batch.x, "h_0": h_0, "c_0": c_0} | self.lstm.state_dict()
+        self.arguments = {"x": self.batch.x} | self.lstm.state_dict()
+        if not self.variant.get("learn_initial_state") or self.batch.state:
+            h_0, c_0 = self.batch.state or [np.zeros(array.shape) for array in self.batch.dstate]
+            self.arguments |= {"h_0": h_0, "c_0": c_0}
 
     def value(self, arguments):
         """The loss by the package."""
         parameters = self._use(arguments)
-        y, state, _ = self.lstm.forward(arguments["x"], (arguments["h_0"], arguments["c_0"]), self.batch.lengths)
+        start = arguments.get("h_0"), arguments.get("c_0")
+        y, state, _ = self.lstm.forward(arguments["x"], start, self.batch.lengths)
         assert parameters == self.lstm.parameters().keys()
         return self._sum(y, state)
 
     def reference_value(self, arguments):
         """The loss by the reference."""
         parameters = {name: array for name, array in arguments.items() if name not in ("x", "h_0", "c_0")}
-        state = arguments["h_0"], arguments["c_0"]
-        return self._sum(*reference(parameters, arguments["x"], state, self.batch.lengths))
+        state = arguments.get("h_0"), arguments.get("c_0")
+        return self._sum(*reference(parameters, arguments["x"], state, self.batch.lengths, options=self.variant))
 
     def gradients(self):
         """By the package, a dict with the names of the arguments."""
@@ -44,7 +47,8 @@ class Loss:
         dstate = (self.weights.get("dh_n"), self.weights.get("dc_n")) if self.weights.keys() - {"dy"} else None
         dx, (dh_0, dc_0), grads = self.lstm.backward(tape, self.weights.get("dy"), dstate)
         assert list(grads) == list(self.lstm.parameters())
-        return {"x": dx, "h_0": dh_0, "c_0": dc_0} | grads
+        found = {"x": dx, "h_0": dh_0, "c_0": dc_0} | grads
+        return {name: found[name] for name in self.arguments}
 
     def moved(self, name, step):
         """The arguments, one of them moved by a step."""

@@ -8,6 +8,12 @@
 from ._core import version as _version
 from .cell import LSTMCell
 from .embedding import Embedding
+from .interop.audio import AudioModel
+from .interop.keras_model import KerasModel, from_keras
+from .interop.nam import from_nam
+from .interop.onnx_export import to_onnx
+from .interop.onnx_model import OnnxModel, from_onnx
+from .interop.rtneural import from_rtneural
 from .linear import Linear
 from .losses import cross_entropy, mse_loss
 from .lstm import LSTM, Tape
@@ -26,10 +32,13 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "AudioModel",
     "Embedding",
+    "KerasModel",
     "LSTMCell",
     "Linear",
     "Module",
+    "OnnxModel",
     "Sequential",
     "Stream",
     "Tape",
@@ -38,11 +47,16 @@ __all__ = [
     "cosine",
     "cpu_info",
     "cross_entropy",
+    "from_keras",
+    "from_nam",
+    "from_onnx",
+    "from_rtneural",
     "get_num_threads",
     "mse_loss",
     "read_extra",
     "read_safetensors",
     "set_num_threads",
+    "to_onnx",
     "warmup",
     "write_safetensors",
 ]

@@ -3,6 +3,22 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 
 
 cdef extern from "clstm.h" nogil:
+    ctypedef struct clstm_activation:
+        int64_t kind
+        double alpha
+        double beta
+
+    ctypedef struct clstm_variant:
+        int64_t proj_size
+        int32_t coupling
+        int32_t peepholes
+        int32_t learned_state
+        clstm_activation activations[5]
+        double clip
+        double cell_clip
+        double proj_clip
+        double recurrent_dropout
+
     ctypedef struct clstm_spec:
         int64_t input_size
         int64_t hidden_size
@@ -11,6 +27,7 @@ cdef extern from "clstm.h" nogil:
         int32_t bias
         int32_t bidirectional
         double dropout
+        clstm_variant variant
 
     ctypedef struct clstm_sequence:
         int64_t T
@@ -57,6 +74,8 @@ cdef extern from "clstm.h" nogil:
     int clstm_get_num_threads()
 
     int clstm_check_spec(const clstm_spec *spec)
+    int64_t clstm_num_params(const clstm_spec *spec)
+    int clstm_param_shape(const clstm_spec *spec, int64_t index, int64_t *rows, int64_t *columns)
     int clstm_pack_size(const clstm_spec *spec, int training, size_t *size)
     int clstm_pack(const clstm_spec *spec, int training, const void **params, void *pack)
     int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t *size)

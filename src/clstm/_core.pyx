@@ -122,30 +122,52 @@ cdef class Weights:
 
     cdef clstm_spec spec
     cdef Py_ssize_t itemsize
+    cdef bint plain
+    cdef int64_t features  # of h
     cdef list shapes, blocks  # of the parameters, in the order of PyTorch's state_dict
     cdef int64_t views, version
     cdef Pack pack
     cdef list spare_tapes, spare_workspaces
 
     def __init__(self, *, int64_t input_size, int64_t hidden_size, int64_t num_layers, bint double_precision,
-                 bint bias, bint bidirectional, double dropout):
-        cdef int64_t D = 1 + bidirectional, layer_input, layer, _direction
-        self.spec = clstm_spec(input_size, hidden_size, num_layers,
-                               CLSTM_FLOAT64 if double_precision else CLSTM_FLOAT32, bias, bidirectional, dropout)
+                 bint bias, bint bidirectional, double dropout, dict variant):
+        cdef int64_t i, rows = 0, columns = 0
+        memset(&self.spec, 0, sizeof(self.spec))
+        self.spec.input_size = input_size
+        self.spec.hidden_size = hidden_size
+        self.spec.num_layers = num_layers
+        self.spec.dtype = CLSTM_FLOAT64 if double_precision else CLSTM_FLOAT32
+        self.spec.bias = bias
+        self.spec.bidirectional = bidirectional
+        self.spec.dropout = dropout
+        if variant:
+            self.set_variant(variant)
         check(clstm_check_spec(&self.spec))
+        self.plain = not variant
+        self.features = self.spec.variant.proj_size or hidden_size
         self.itemsize = 8 if double_precision else 4
         self.spare_tapes = []
         self.spare_workspaces = []
         self.shapes = []
         self.blocks = []
-        for layer in range(num_layers):
-            layer_input = D * hidden_size if layer else input_size
-            for _direction in range(D):
-                self.add_parameter((4 * hidden_size, layer_input))
-                self.add_parameter((4 * hidden_size, hidden_size))
-                if bias:
-                    self.add_parameter((4 * hidden_size,))
-                    self.add_parameter((4 * hidden_size,))
+        for i in range(clstm_num_params(&self.spec)):
+            check(clstm_param_shape(&self.spec, i, &rows, &columns))
+            shape = (rows, columns)
+            self.add_parameter(shape[: 2 if columns else 1])
+
+    cdef int set_variant(self, dict options) except -1:
+        cdef clstm_variant *v = &self.spec.variant
+        v.proj_size = options["proj_size"]
+        v.coupling = options["coupling"]
+        v.peepholes = options["peepholes"]
+        v.learned_state = options["learned_state"]
+        for i, (kind, alpha, beta) in enumerate(options["activations"]):
+            v.activations[i] = clstm_activation(kind, alpha, beta)
+        v.clip = options["clip"]
+        v.cell_clip = options["cell_clip"]
+        v.proj_clip = options["proj_clip"]
+        v.recurrent_dropout = options["recurrent_dropout"]
+        return 0
 
     cdef int add_parameter(self, tuple shape) except -1:
         cdef Block block = Block(shape[0] * (shape[1] if len(shape) == 2 else 1) * self.itemsize)
@@ -348,24 +370,30 @@ def backward(Tape tape, dy, dhn, dcn, cnp.ndarray dx, dh0, dc0, list grads):
 # ---- streams ----
 
 cdef class StreamState:
-    """State (h, c) of B parallel streams, both (L, B, H). Not for use by two threads at once."""
+    """State of B parallel streams, h (L, B, P) and c (L, B, H). Not for use by two threads at once."""
 
     cdef Weights weights
     cdef Pack pack
     cdef readonly int64_t batch_size
     cdef cnp.ndarray h, h_next, c
     cdef int type_number
+    cdef Block workspace  # of a variant
 
     def __init__(self, Weights weights, int64_t batch_size):
-        shape = (weights.spec.num_layers, batch_size, weights.spec.hidden_size)
+        cdef size_t size = 0
+        h_shape = (weights.spec.num_layers, batch_size, weights.features)
+        c_shape = (weights.spec.num_layers, batch_size, weights.spec.hidden_size)
         dtype = np.float32 if weights.spec.dtype == CLSTM_FLOAT32 else np.float64
         self.weights = weights
         self.batch_size = batch_size
-        self.h = np.zeros(shape, dtype)
-        self.h_next = np.zeros(shape, dtype)
-        self.c = np.zeros(shape, dtype)
+        self.h = np.zeros(h_shape, dtype)
+        self.h_next = np.zeros(h_shape, dtype)
+        self.c = np.zeros(c_shape, dtype)
         self.type_number = cnp.NPY_FLOAT32 if weights.spec.dtype == CLSTM_FLOAT32 else cnp.NPY_FLOAT64
         self.pack = weights.current_pack(False)
+        if not weights.plain:
+            check(clstm_forward_workspace(&weights.spec, 1, batch_size, &size))
+            self.workspace = Block(size)
 
     cdef inline bint fits(self, array, int64_t features) noexcept:
         """Whether array is (B, features), or (features) with B = 1, of the network's type, aligned and contiguous."""
@@ -405,16 +433,18 @@ cdef class StreamState:
         """
         cdef clstm_spec *spec = &self.weights.spec
         cdef cnp.npy_intp shape[2]
-        cdef size_t row_bytes = self.batch_size * spec.hidden_size * self.weights.itemsize
+        cdef int64_t features = self.weights.features
+        cdef bint plain = self.weights.plain
+        cdef size_t row_bytes = self.batch_size * features * self.weights.itemsize
         cdef int status
         if not self.fits(x, spec.input_size):
             x = self._convert_input(x)
         cdef int ndim = cnp.PyArray_NDIM(<cnp.ndarray> x)
         if out is None:
             shape[0] = self.batch_size
-            shape[ndim - 1] = spec.hidden_size
+            shape[ndim - 1] = features
             out = cnp.PyArray_SimpleNew(ndim, shape, self.type_number)
-        elif not (self.fits(out, spec.hidden_size) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out)
+        elif not (self.fits(out, features) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out)
                   and cnp.PyArray_NDIM(<cnp.ndarray> out) == ndim):
             self._refuse_output(out, ndim)
             raise ValueError("out does not fit")
@@ -426,17 +456,40 @@ cdef class StreamState:
             pack, h, h_next, c = self.pack, self.h, self.h_next, self.c
         cdef void *x_data = cnp.PyArray_DATA(<cnp.ndarray> x)
         with nogil:
-            status = clstm_step(spec, pack.block.data, self.batch_size, x_data, cnp.PyArray_DATA(h),
-                                cnp.PyArray_DATA(c), cnp.PyArray_DATA(h_next), cnp.PyArray_DATA(c))
+            if plain:
+                status = clstm_step(spec, pack.block.data, self.batch_size, x_data, cnp.PyArray_DATA(h),
+                                    cnp.PyArray_DATA(c), cnp.PyArray_DATA(h_next), cnp.PyArray_DATA(c))
+            else:
+                status = self.step_variant(pack, x_data, cnp.PyArray_DATA(h), cnp.PyArray_DATA(c),
+                                           cnp.PyArray_DATA(h_next), cnp.PyArray_DATA(<cnp.ndarray> out))
         check(status)
         with cython.critical_section(self):
             self.h, self.h_next = h_next, h
-        memcpy(cnp.PyArray_DATA(<cnp.ndarray> out),
-               <char *> cnp.PyArray_DATA(h_next) + (spec.num_layers - 1) * row_bytes, row_bytes)
+        if plain:
+            memcpy(cnp.PyArray_DATA(<cnp.ndarray> out),
+                   <char *> cnp.PyArray_DATA(h_next) + (spec.num_layers - 1) * row_bytes, row_bytes)
         return out
 
+    cdef int step_variant(self, Pack pack, void *x, void *h, void *c, void *h_next,
+                          void *y) noexcept nogil:
+        """A step is a sequence of length 1."""
+        cdef clstm_spec *spec = &self.weights.spec
+        cdef clstm_sequence seq
+        memset(&seq, 0, sizeof(seq))
+        seq.T = 1
+        seq.B = self.batch_size
+        seq.x = x
+        seq.x_row_stride = spec.input_size
+        seq.h0 = h
+        seq.c0 = c
+        seq.hn = h_next
+        seq.cn = c
+        seq.y = y
+        seq.y_row_stride = self.weights.features
+        return clstm_forward(spec, pack.block.data, &seq, NULL, self.workspace.data, self.workspace.size)
+
     def _get_state(self):
-        """Copies of (h, c), each (L, B, H)."""
+        """Copies of (h, c), (L, B, P) and (L, B, H)."""
         return self.h.copy(), self.c.copy()
 
     def _set_state(self, h, c):

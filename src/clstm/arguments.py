@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -29,6 +30,15 @@ def as_flag(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} is {value!r}, but True or False is expected")
     return bool(value)
+
+
+def as_probability(name: str, value: Any) -> float:
+    """Return `value` as a float of 0 to 1."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} is {value!r}, but a number from 0 to 1 is expected")
+    if not 0 <= value <= 1 or math.isnan(value):
+        raise ValueError(f"{name} is {value}, but a number from 0 to 1 is expected")
+    return float(value)
 
 
 def as_float_dtype(dtype: DTypeLike) -> np.dtype[Any]:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from .arguments import as_real_array
 from .lstm import LSTM, State, Tape
 from .module import Module, Parameter, Shape
+from .variants import Variant
 
 
 class LSTMCell(Module):
@@ -25,6 +26,8 @@ class LSTMCell(Module):
         Whether there are biases.
     dtype, seed, init
         As for `LSTM`.
+    **variant
+        proj_size, peepholes and the other options of a variant, as for `LSTM`.
 
     Attributes
     ----------
@@ -49,6 +52,10 @@ class LSTMCell(Module):
     weight_hh = Parameter()
     bias_ih = Parameter()
     bias_hh = Parameter()
+    weight_hr = Parameter()
+    weight_ch = Parameter()
+    h_0 = Parameter()
+    c_0 = Parameter()
 
     def __init__(
         self,
@@ -59,17 +66,22 @@ class LSTMCell(Module):
         dtype: DTypeLike = "float32",
         seed: int | None = None,
         init: str = "default",
+        **variant: Any,
     ) -> None:
-        self._lstm = LSTM(input_size, hidden_size, bias=bias, dtype=dtype, seed=seed, init=init)
+        if unknown := [name for name in variant if name not in Variant._fields]:
+            raise TypeError(f"{type(self).__name__} has no argument {unknown[0]!r}")
+        self._lstm = LSTM(input_size, hidden_size, bias=bias, dtype=dtype, seed=seed, init=init, **variant)
         self.input_size = self._lstm.input_size
         self.hidden_size = self._lstm.hidden_size
         self.bias = self._lstm.bias
         self.dtype = self._lstm.dtype
 
     @staticmethod
-    def parameter_shapes(input_size: int, hidden_size: int, bias: bool = True, **_: Any) -> Iterator[tuple[str, Shape]]:
+    def parameter_shapes(
+        input_size: int, hidden_size: int, bias: bool = True, **options: Any
+    ) -> Iterator[tuple[str, Shape]]:
         """Yield names and shapes of the parameters."""
-        for name, shape in LSTM.parameter_shapes(input_size, hidden_size, bias=bias):
+        for name, shape in LSTM.parameter_shapes(input_size, hidden_size, bias=bias, **options):
             yield name.removesuffix("_l0"), shape
 
     def parameters(self) -> dict[str, np.ndarray]:
@@ -82,6 +94,7 @@ class LSTMCell(Module):
             "input_size": self.input_size,
             "hidden_size": self.hidden_size,
             "bias": self.bias,
+            **self._lstm._variant.options(),
             "dtype": self.dtype.name,
         }
 
@@ -158,8 +171,9 @@ class LSTMCell(Module):
         for i, (name, value) in enumerate(zip(names, pair, strict=True)):
             if value is not None:
                 array = as_real_array(name, value, self.dtype)
-                if array.shape != (*rows, self.hidden_size):
-                    raise ValueError(f"{name} has shape {array.shape}, but {(*rows, self.hidden_size)} is expected")
+                shape = (*rows, self.hidden_size if i else self._lstm._features)
+                if array.shape != shape:
+                    raise ValueError(f"{name} has shape {array.shape}, but {shape} is expected")
                 states[i] = array[None]
         return states[0], states[1]
 

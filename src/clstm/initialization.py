@@ -7,23 +7,26 @@ from collections.abc import Callable
 
 import numpy as np
 
-Initializer = Callable[[dict[str, np.ndarray], int, "np.random.Generator"], None]
+Initializer = Callable[[dict[str, np.ndarray], int, "np.random.Generator", str], None]
 
 
-def default(parameters: dict[str, np.ndarray], hidden_size: int, rng: np.random.Generator) -> None:
-    """Glorot uniform W_ih (Glorot & Bengio 2010), orthogonal W_hh (Saxe et al. 2014), each gate by itself; forget
-    gate's bias 1 (Gers et al. 2000; Jozefowicz et al. 2015), so that the cell remembers from the start."""
+def default(parameters: dict[str, np.ndarray], hidden_size: int, rng: np.random.Generator, gates: str = "ifgo") -> None:
+    """Glorot uniform W_ih and W_hr (Glorot & Bengio 2010), orthogonal W_hh (Saxe et al. 2014), each gate by itself;
+    forget gate's bias 1 (Gers et al. 2000; Jozefowicz et al. 2015), so that the cell remembers from the start;
+    without weights of f, the input gate's bias is -1 (Hochreiter & Schmidhuber 1997). Peepholes start at 0, as if there
+    were none."""
     for name, array in parameters.items():
-        if name.startswith("weight_ih"):
-            bound = math.sqrt(6 / (hidden_size + array.shape[1]))
+        if name.startswith(("weight_ih", "weight_hr")):
+            bound = math.sqrt(6 / (hidden_size + array.shape[-1 if name.startswith("weight_ih") else 0]))
             array[...] = rng.uniform(-bound, bound, array.shape)
         elif name.startswith("weight_hh"):
-            for gate in array.reshape(4, hidden_size, hidden_size):
-                gate[...] = orthogonal(hidden_size, rng)
+            for gate in array.reshape(len(gates), hidden_size, -1):
+                gate[...] = orthogonal(hidden_size, rng)[:, : gate.shape[1]]
         else:
             array[...] = 0
             if name.startswith("bias_ih"):
-                array[hidden_size : 2 * hidden_size] = 1
+                biased, bias = ("f", 1) if "f" in gates else ("i", -1)
+                array.reshape(len(gates), hidden_size)[gates.index(biased)] = bias
 
 
 def orthogonal(size: int, rng: np.random.Generator) -> np.ndarray:
@@ -32,7 +35,7 @@ def orthogonal(size: int, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(q * np.sign(np.diag(r)))
 
 
-def pytorch(parameters: dict[str, np.ndarray], hidden_size: int, rng: np.random.Generator) -> None:
+def pytorch(parameters: dict[str, np.ndarray], hidden_size: int, rng: np.random.Generator, gates: str = "ifgo") -> None:
     """Everything uniform in +-1/sqrt(hidden_size), as `torch.nn.LSTM`."""
     bound = 1 / math.sqrt(hidden_size)
     for array in parameters.values():

@@ -24,8 +24,13 @@ def gate_values(lstm: LSTM, x: np.ndarray) -> Gates:
     Parameters
     ----------
     lstm : LSTM
-        The formulas are those of `LSTM`; they are computed here by numpy.
+        Not a variant. The formulas are those of `LSTM`; they are computed here by numpy.
     x : ndarray of shape (time, input_size)
+
+    Raises
+    ------
+    ValueError
+        If lstm is a variant.
 
     Examples
     --------
@@ -38,6 +43,8 @@ def gate_values(lstm: LSTM, x: np.ndarray) -> Gates:
     >>> bool(np.allclose(gate_values(lstm, x).c[-1], c_n[0], atol=1e-6))
     True
     """
+    if options := lstm._variant.options():
+        raise ValueError(f"lstm has {', '.join(options)}, but an LSTM without variants is expected")
     weights = lstm.parameters()
     inputs = x @ weights["weight_ih_l0"].T
     if lstm.bias:

@@ -12,17 +12,20 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _core
-from .arguments import as_flag, as_float_dtype, as_real_array, as_size
+from .arguments import as_flag, as_float_dtype, as_probability, as_real_array, as_size
 from .initialization import INITIALIZERS
 from .module import Module, Shape, matching_arrays
 from .stream import Stream
+from .variants import Activation, Variant
 
 State = tuple[np.ndarray, np.ndarray]
 Tape: TypeAlias = _core.Tape
 
 
 # What the parameters and the C library's network depend on.
-_FIXED = frozenset({"input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout", "dtype"})
+_FIXED = frozenset(
+    {"input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout", "dtype", *Variant._fields}
+)
 
 
 class _Layout(NamedTuple):
@@ -52,6 +55,26 @@ class LSTM(Module):
         1 / (1 - dropout).
     bidirectional : bool, default False
         Whether a second LSTM per layer reads the sequence from its end; D is 2 then, else 1.
+    proj_size : int, default 0
+        Number of features P of h, less than hidden_size: h is a projection of the cell's output (Sak et al. 2014).
+        0: no projection, and P is hidden_size.
+    peepholes : bool, default False
+        Whether i and f see c, and o the new c (Gers & Schmidhuber 2000).
+    coupling : {None, "forget", "input"}
+        "forget": f = 1 - i, as ONNX's input_forget. "input": i = 1 - f, as TFLite's CIFG. The gate has no weights then.
+    forget_gate : bool, default True
+        False: f = 1, the cell of Hochreiter & Schmidhuber (1997).
+    activations : dict or list of three, optional
+        Functions for "i", "f", "g", "o" and the output "h", or for gates, candidate and output: names such as
+        "hard_sigmoid", or lists of name, alpha, beta.
+    clip, cell_clip, proj_clip : float, optional
+        Limits of the pre-activations, of c and of the projection; none by default.
+    learn_initial_state : bool, default False
+        Whether each layer and direction has parameters h_0_l0 (P,) and c_0_l0 (H,), which stand in for initial states
+        that a call is not given.
+    recurrent_dropout : float, default 0.0
+        Probability of zeroing an element of g, at every step, in `forward` only; the others are scaled by
+        1 / (1 - recurrent_dropout) (Semeniuta et al. 2016).
     dtype : {"float32", "float64"}, default "float32"
         Type of parameters and results. Other real types of x are converted to it.
     seed : int, optional
@@ -63,8 +86,9 @@ class LSTM(Module):
     Attributes
     ----------
     weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, weight_ih_l0_reverse, weight_ih_l1, ... : ndarray
-        Parameters, as PyTorch names and shapes them: (4H, I or D*H), (4H, H), (4H,), (4H,); gates in the order
-        i, f, g, o. They are live: writing into one changes the layer from the next call on. While such an array is
+        Parameters, as PyTorch names and shapes them: (4H, I or D*P), (4H, P), (4H,), (4H,); gates in the order
+        i, f, g, o. With a projection weight_hr_l0 (P, H), with peepholes weight_ch_l0 (3, H) of i, f, o. They are
+        live: writing into one changes the layer from the next call on. While such an array is
         held, each call packs the weights anew, so drop it when done.
     dropout_counter : int
         Number of training calls with dropout so far. With `seed` it selects the next masks; save both to resume a
@@ -79,7 +103,7 @@ class LSTM(Module):
         c' = f * c + i * g                           h' = o * tanh(c')
 
     after Hochreiter & Schmidhuber (1997), with the forget gate of Gers, Schmidhuber & Cummins (2000). `backward` is
-    exact backpropagation through time (Werbos 1990).
+    exact backpropagation through time (Werbos 1990). The formulas of the variants are in docs/variants.md.
 
     A sequence's results are the same bits whatever the batch around it, the number of threads, the way time was cut
     into calls, and the instruction set. Denormal numbers count as 0. Any number of threads may call one LSTM at once.
@@ -100,6 +124,16 @@ class LSTM(Module):
     """
 
     carries_state = True
+    proj_size: int
+    peepholes: bool
+    coupling: str | None
+    forget_gate: bool
+    activations: dict[str, Activation] | None
+    clip: float | None
+    cell_clip: float | None
+    proj_clip: float | None
+    learn_initial_state: bool
+    recurrent_dropout: float
 
     def __init__(
         self,
@@ -111,26 +145,49 @@ class LSTM(Module):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        proj_size: int = 0,
+        peepholes: bool = False,
+        coupling: str | None = None,
+        forget_gate: bool = True,
+        activations: Any = None,
+        clip: float | None = None,
+        cell_clip: float | None = None,
+        proj_clip: float | None = None,
+        learn_initial_state: bool = False,
+        recurrent_dropout: float = 0.0,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
         init: str = "default",
     ) -> None:
+        options = locals()
         self.input_size = as_size("input_size", input_size)
         self.hidden_size = as_size("hidden_size", hidden_size)
         self.num_layers = as_size("num_layers", num_layers, most=2**20)
         self.bias = as_flag("bias", bias)
         self.batch_first = as_flag("batch_first", batch_first)
-        self.dropout = _as_probability("dropout", dropout)
+        self.dropout = as_probability("dropout", dropout)
         if self.dropout > 0 and self.num_layers == 1:
             warnings.warn("dropout acts between layers, but num_layers is 1, so it does nothing", stacklevel=2)
         self.bidirectional = as_flag("bidirectional", bidirectional)
+        for name, value in Variant.of(self.hidden_size, options)._asdict().items():
+            setattr(self, name, value)
         self.dtype = as_float_dtype(dtype)
         if not isinstance(init, str) or init not in INITIALIZERS:
             raise ValueError(f"init is {init!r}, but one of {', '.join(map(repr, INITIALIZERS))} is expected")
         self.seed = int.from_bytes(os.urandom(7), "little") if seed is None else _as_seed(seed)
         self.dropout_counter = 0
         self._allocate()
-        INITIALIZERS[init](self.parameters(), self.hidden_size, np.random.default_rng(self.seed))
+        rng = np.random.default_rng(self.seed)
+        INITIALIZERS[init](self.parameters(), self.hidden_size, rng, self._variant.gates)
+
+    @property
+    def _variant(self) -> Variant:
+        return Variant(*(getattr(self, name) for name in Variant._fields))
+
+    @property
+    def _features(self) -> int:
+        """Features of h."""
+        return self.proj_size or self.hidden_size
 
     def _allocate(self) -> None:
         """Make zero parameters. From here on the configuration is fixed."""
@@ -150,10 +207,9 @@ class LSTM(Module):
             bias=self.bias,
             bidirectional=self.bidirectional,
             dropout=self.dropout,
+            variant=self._variant.spec(),
         )
-        self._shapes = dict(
-            LSTM.parameter_shapes(self.input_size, H, self.num_layers, bias=self.bias, bidirectional=self.bidirectional)
-        )
+        self._shapes = dict(LSTM.parameter_shapes(**LSTM.config(self)))
         self._index = {name: i for i, name in enumerate(self._shapes)}
 
     # ---- parameters ----
@@ -166,18 +222,16 @@ class LSTM(Module):
         *,
         bias: bool = True,
         bidirectional: bool = False,
-        **_: Any,
+        **options: Any,
     ) -> Iterator[tuple[str, Shape]]:
         """Yield names and shapes of the parameters."""
+        variant = Variant.of(hidden_size, options)
         suffixes = ["", "_reverse"] if bidirectional else [""]
         for layer in range(num_layers):
-            layer_input = len(suffixes) * hidden_size if layer else input_size
+            layer_input = len(suffixes) * (variant.proj_size or hidden_size) if layer else input_size
             for suffix in suffixes:
-                yield f"weight_ih_l{layer}{suffix}", (4 * hidden_size, layer_input)
-                yield f"weight_hh_l{layer}{suffix}", (4 * hidden_size, hidden_size)
-                if bias:
-                    yield f"bias_ih_l{layer}{suffix}", (4 * hidden_size,)
-                    yield f"bias_hh_l{layer}{suffix}", (4 * hidden_size,)
+                for name, shape in variant.parameter_shapes(layer_input, hidden_size, bias):
+                    yield f"{name}_l{layer}{suffix}", shape
 
     def parameters(self) -> dict[str, np.ndarray]:
         """Return the live arrays by name: writing into one changes the layer."""
@@ -202,6 +256,7 @@ class LSTM(Module):
             "batch_first": self.batch_first,
             "dropout": self.dropout,
             "bidirectional": self.bidirectional,
+            **self._variant.options(),
             "dtype": self.dtype.name,
         }
 
@@ -223,7 +278,7 @@ class LSTM(Module):
             own[name][...] = matching_arrays({name: value}, own, type(self).__name__)[name]
         elif index and name in _FIXED:
             raise AttributeError(f"{name} is fixed when the {type(self).__name__} is made")
-        elif index and name.startswith(("weight_", "bias_")):
+        elif index and name.startswith(("weight_", "bias_", "h_0_", "c_0_")):
             raise AttributeError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(index)}")
         else:
             super().__setattr__(name, as_flag(name, value) if name == "batch_first" else value)
@@ -254,8 +309,8 @@ class LSTM(Module):
             Or (batch, time, input_size) with `batch_first`, or (time, input_size) for one sequence without batch
             axis. An array of the layer's dtype with contiguous features is not copied. Time and batch may be 0.
         state : (h_0, c_0), optional
-            Initial states of shape (num_layers * D, batch, hidden_size), or (num_layers * D, hidden_size) without
-            batch axis. Either may be None, which means zeros.
+            Initial states of shape (num_layers * D, batch, P) and (num_layers * D, batch, hidden_size), or without
+            batch axis; P is hidden_size without projection. Either may be None, which means zeros.
         lengths : array_like of int, shape (batch,), optional
             Valid steps of each sequence, 0 to time, in any order; all by default. Beyond its length a sequence is not
             read and its output is 0; its final state is that at its own last step, or the initial one for length 0;
@@ -263,7 +318,7 @@ class LSTM(Module):
 
         Returns
         -------
-        y : ndarray of shape (time, batch, D * hidden_size)
+        y : ndarray of shape (time, batch, D * P)
             Outputs of the last layer, [forward | reverse]; laid out like x.
         (h_n, c_n) : tuple of ndarray
             Final states, in the shape of the initial ones: layer 0 forward, layer 0 reverse, layer 1 forward, ...
@@ -328,7 +383,7 @@ class LSTM(Module):
         layout: _Layout = tape.meta
         D = 1 + self.bidirectional
         if dy is not None:
-            dy = self._time_major("dy", dy, D * self.hidden_size, layout.batched)
+            dy = self._time_major("dy", dy, D * self._features, layout.batched)
             if dy.shape[:2] != (tape.T, tape.B):
                 raise ValueError(f"dy has {_sizes(dy)}, but {tape.T} time steps and {tape.B} rows are expected")
             dy = _take(dy, layout.order)
@@ -367,7 +422,11 @@ class LSTM(Module):
         """
         if self.bidirectional:
             raise ValueError("bidirectional is True, but a stream has no future for the reverse direction to start at")
-        return Stream(self._weights, as_size("batch_size", batch_size), self.config())
+        initial = [
+            (self._index[f"h_0_l{layer}"], self._index[f"c_0_l{layer}"])
+            for layer in range(self.num_layers * self.learn_initial_state)
+        ]
+        return Stream(self._weights, as_size("batch_size", batch_size), self.config(), initial)
 
     # ---- arrays in and out ----
 
@@ -381,10 +440,10 @@ class LSTM(Module):
             layout = _Layout(layout.batched, order)
             x = _take(x, order)
         h_0, c_0 = self._states(("h_0", "c_0"), "state", state, B, layout)
-        y_out, y = self._empty(T, B, (1 + self.bidirectional) * self.hidden_size, layout.batched)
+        y_out, y = self._empty(T, B, (1 + self.bidirectional) * self._features, layout.batched)
         h_n, c_n = self._empty_states(B)
         seed = 0
-        if training and self.dropout > 0:
+        if training and (self.dropout > 0 or self.recurrent_dropout > 0):
             seed = int(np.random.SeedSequence((self.seed, self.dropout_counter)).generate_state(1, np.uint64)[0])
             self.dropout_counter += 1
         tape = _core.forward(self._weights, x, y, h_0, c_0, h_n, c_n, lengths, training, seed, layout)
@@ -422,28 +481,28 @@ class LSTM(Module):
         return array, array
 
     def _states(self, names: tuple[str, str], pair_name: str, pair: Any, B: int, layout: _Layout) -> list[Any]:
-        """Both states of a pair as contiguous (L*D, B, H), in the order of the sorted rows; None stays."""
+        """Both states of a pair as contiguous (L*D, B, P or H), in the order of the sorted rows; None stays."""
         if pair is None:
             return [None, None]
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(f"{pair_name} is a {type(pair).__name__}, but a pair ({', '.join(names)}) is expected")
         first = self.num_layers * (1 + self.bidirectional)
-        shape = (first, B, self.hidden_size) if layout.batched else (first, self.hidden_size)
         states: list[Any] = []
-        for name, value in zip(names, pair, strict=True):
+        for name, value, features in zip(names, pair, (self._features, self.hidden_size), strict=True):
             if value is None:
                 states.append(None)
                 continue
             array = as_real_array(name, value, self.dtype)
+            shape = (first, B, features) if layout.batched else (first, features)
             if array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}, but {shape} is expected")
-            array = _take(array.reshape(first, B, self.hidden_size), layout.order)
+            array = _take(array.reshape(first, B, features), layout.order)
             states.append(np.require(array, requirements=["C", "A"]))
         return states
 
     def _empty_states(self, B: int) -> State:
-        shape = (self.num_layers * (1 + self.bidirectional), B, self.hidden_size)
-        return np.empty(shape, self.dtype), np.empty(shape, self.dtype)
+        first = self.num_layers * (1 + self.bidirectional)
+        return np.empty((first, B, self._features), self.dtype), np.empty((first, B, self.hidden_size), self.dtype)
 
     def _finished(self, pair: State, layout: _Layout) -> State:
         """States as the caller sees them."""
@@ -484,14 +543,6 @@ def _as_lengths(lengths: Any, T: int, B: int) -> tuple[np.ndarray, np.ndarray | 
         return np.ascontiguousarray(array), None
     order = np.argsort(-array, kind="stable")
     return array[order], order
-
-
-def _as_probability(name: str, value: Any) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} is {value!r}, but a number from 0 to 1 is expected")
-    if not 0 <= value <= 1 or math.isnan(value):
-        raise ValueError(f"{name} is {value}, but a number from 0 to 1 is expected")
-    return float(value)
 
 
 def _as_seed(seed: Any) -> int:

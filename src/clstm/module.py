@@ -177,6 +177,12 @@ class Module(ABC):
             raise ValueError(f"{os.fsdecode(path)!r} cannot be loaded: {error}") from error
         return module
 
+    def to_onnx(self, path: FilePath, *, states: bool = False, lengths: bool = False) -> None:
+        """Write the module as an ONNX file; see `clstm.to_onnx`."""
+        from .interop.onnx_export import to_onnx
+
+        to_onnx(self, path, states=states, lengths=lengths)
+
     def __copy__(self: Self) -> Self:
         """Copies share no memory."""
         return copy.deepcopy(self)

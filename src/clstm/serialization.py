@@ -63,7 +63,7 @@ def write_safetensors(
             raise TypeError(f"metadata has the item {key!r}: {text!r}, but str: str is expected")
     arrays = {name: _storable(name, value) for name, value in tensors.items()}
     data = safetensors.numpy.save(arrays, metadata)
-    _replace_file(os.fsdecode(path), _with_sorted_metadata(data, metadata))
+    replace_file(os.fsdecode(path), _with_sorted_metadata(data, metadata))
 
 
 def read_safetensors(path: FilePath) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -128,7 +128,7 @@ def _with_sorted_metadata(data: bytes, metadata: dict[str, str]) -> list[bytes |
     return [len(text).to_bytes(8, "little"), text, memoryview(data)[body:]]
 
 
-def _replace_file(path: str, parts: Iterable[bytes | memoryview]) -> None:
+def replace_file(path: str, parts: Iterable[bytes | memoryview]) -> None:
     """Make `path` a file of these bytes, or raise OSError and leave everything as it was."""
     target = os.path.realpath(path)
     if os.path.exists(target) and not os.path.isfile(target):

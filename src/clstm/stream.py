@@ -37,14 +37,19 @@ class Stream(_core.StreamState):
     >>> stream.reset()
     """
 
-    def __init__(self, weights: _core.Weights, batch_size: int, config: dict[str, Any]) -> None:
+    def __init__(
+        self, weights: _core.Weights, batch_size: int, config: dict[str, Any], initial: list[tuple[int, int]]
+    ) -> None:
         super().__init__(weights, batch_size)
         self._weights = weights
         self._config = config
+        self._initial = initial  # places of the learned h_0 and c_0 of each layer among the parameters
+        self._features: int = config.get("proj_size") or config["hidden_size"]
+        self.reset()
 
     def __copy__(self) -> Stream:
         """Copies share the LSTM's weights, and nothing else."""
-        stream = Stream(self._weights, self.batch_size, self._config)
+        stream = Stream(self._weights, self.batch_size, self._config, self._initial)
         stream.state = self.state
         return stream
 
@@ -61,18 +66,24 @@ class Stream(_core.StreamState):
 
     @state.setter
     def state(self, value: tuple[ArrayLike, ArrayLike]) -> None:
-        shape = (self._config["num_layers"], self.batch_size, self._config["hidden_size"])
+        shapes = [
+            (self._config["num_layers"], self.batch_size, n) for n in (self._features, self._config["hidden_size"])
+        ]
         if not isinstance(value, (tuple, list)) or len(value) != 2:
             raise TypeError(f"state is a {type(value).__name__}, but a pair (h, c) is expected")
         arrays = [as_real_array(name, array) for name, array in zip("hc", value, strict=True)]
-        for name, array in zip("hc", arrays, strict=True):
+        for name, array, shape in zip("hc", arrays, shapes, strict=True):
             if array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}, but {shape} is expected")
         self._set_state(*arrays)
 
     def reset(self) -> None:
-        """Set the states to zero."""
-        self._set_state(0, 0)
+        """Set the states to zero, or to the learned initial ones."""
+        if self._initial:
+            h, c = zip(*([self._weights.copy(i)[None] for i in pair] for pair in self._initial), strict=True)
+            self._set_state(np.stack(h), np.stack(c))
+        else:
+            self._set_state(0, 0)
 
     def _convert_input(self, x: ArrayLike) -> np.ndarray:
         """x as `step` reads it; called for arrays that are not so already."""
@@ -87,7 +98,7 @@ class Stream(_core.StreamState):
 
     def _refuse_output(self, out: Any, ndim: int) -> None:
         """Raise the error for an `out` that cannot take the output."""
-        shape = (self.batch_size, self._config["hidden_size"])[-ndim:]
+        shape = (self.batch_size, self._features)[-ndim:]
         found = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
         raise ValueError(
             f"out is {found}, but a writable contiguous {self._config['dtype']} array of shape {shape} is expected"

@@ -66,6 +66,33 @@ static void print_networks(page *to, int dtype) {
     }
 }
 
+/* Every option of a variant, together with others. */
+static void print_variants(page *to, int dtype) {
+    for (int i = 0; i < 13; i++) {
+        clstm_variant v = {.proj_size = i % 2 * 5,
+                           .coupling = i % 4,
+                           .peepholes = i % 3 != 0,
+                           .learned_state = i % 5 == 1,
+                           .clip = i % 4 == 2 ? 0.7 : 0,
+                           .cell_clip = i % 3 == 1 ? 0.6 : 0,
+                           .proj_clip = i % 4 == 3 ? 0.2 : 0};
+        for (int which = 0; which < 5 && i; which++) /* each function in each place */
+            v.activations[which] = (clstm_activation){(i + which * 5) % 13, 0.3, 0.4};
+        problem p = {.spec = {7, 17, 1 + i % 2, dtype, 1, i % 3 == 2, 0, v},
+                     .T = 6,
+                     .B = 5,
+                     .with_lengths = i % 2,
+                     .no_h0 = i % 5 == 1,
+                     .seed = (uint64_t)i};
+        problem_make(&p);
+        results r = train(&p);
+        snprintf(to->line[to->n++], WIDTH, "float%d variant %d forward %016llx gradients %016llx", dtype ? 64 : 32, i,
+                 (unsigned long long)checksum(r.p, r.dx), (unsigned long long)checksum(r.p + r.dx, r.bytes - r.dx));
+        free(r.p);
+        problem_free(&p);
+    }
+}
+
 static page print_all(const char *isa) {
     page all = {0};
     CHECK(clstm_set_isa(isa) == CLSTM_OK);
@@ -73,6 +100,8 @@ static page print_all(const char *isa) {
         print_functions(&all, dtype);
         print_networks(&all, dtype);
     }
+    for (int dtype = CLSTM_FLOAT32; dtype <= CLSTM_FLOAT64; dtype++)
+        print_variants(&all, dtype);
     return all;
 }
 

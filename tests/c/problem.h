@@ -111,8 +111,9 @@ typedef struct problem {
     uint64_t seed; /* of every number, and of the dropout */
 
     /* made by problem_make; contiguous */
-    size_t size;       /* bytes of a real */
-    int64_t D, states; /* states: L * D * B * H */
+    size_t size;                /* bytes of a real */
+    int64_t D, P;               /* P: features of h */
+    int64_t h_states, c_states; /* L * D * B * P, L * D * B * H */
     int64_t *lengths;
     buffer params[MAX_PARAMS], x, h0, c0, dy, dhn, dcn;
 } problem;
@@ -120,10 +121,12 @@ typedef struct problem {
 static inline const char *problem_text(const problem *p) {
     static _Thread_local char text[200];
     const clstm_spec *s = &p->spec;
-    snprintf(text, sizeof text, "f%d I=%d H=%d L=%d D=%d bias=%d T=%d B=%d lengths=%d layouts=%d%d%d%d dropout=%g %s",
-             s->dtype ? 64 : 32, (int)s->input_size, (int)s->hidden_size, (int)s->num_layers, (int)p->D, s->bias,
-             (int)p->T, (int)p->B, p->with_lengths, p->x_layout, p->y_layout, p->dx_layout, p->dy_layout, s->dropout,
-             clstm_isa());
+    snprintf(text, sizeof text,
+             "f%d I=%d H=%d P=%d coupling=%d peepholes=%d L=%d D=%d bias=%d T=%d B=%d lengths=%d layouts=%d%d%d%d "
+             "dropout=%g %s",
+             s->dtype ? 64 : 32, (int)s->input_size, (int)s->hidden_size, (int)p->P, s->variant.coupling,
+             s->variant.peepholes, (int)s->num_layers, (int)p->D, s->bias, (int)p->T, (int)p->B, p->with_lengths,
+             p->x_layout, p->y_layout, p->dx_layout, p->dy_layout, s->dropout, clstm_isa());
     return text;
 }
 
@@ -134,15 +137,13 @@ static inline const char *problem_text(const problem *p) {
         CHECK(condition);                                                                                              \
     } while (0)
 
-static inline int64_t layer_inputs(const problem *p, int64_t layer) {
-    return layer ? p->D * p->spec.hidden_size : p->spec.input_size;
-}
+static inline int64_t layer_inputs(const problem *p, int64_t layer) { return layer ? p->D * p->P : p->spec.input_size; }
 
-/* Elements of parameter i: weight_ih, weight_hh, bias_ih, bias_hh of each layer and direction. */
+/* Elements of parameter i. */
 static inline int64_t param_count(const problem *p, int i) {
-    const int per_direction = 2 + 2 * p->spec.bias, kind = i % per_direction;
-    const int64_t rows = 4 * p->spec.hidden_size;
-    return kind == 0 ? rows * layer_inputs(p, i / per_direction / p->D) : kind == 1 ? rows * p->spec.hidden_size : rows;
+    int64_t rows, columns;
+    CHECK(clstm_param_shape(&p->spec, i, &rows, &columns) == CLSTM_OK);
+    return columns ? rows * columns : rows;
 }
 
 /* n numbers of their own seed, not aligned to more than an element. */
@@ -169,16 +170,18 @@ static inline void problem_make(problem *p) {
     const int64_t H = p->spec.hidden_size, n_params = clstm_num_params(&p->spec);
     p->size = p->spec.dtype == CLSTM_FLOAT32 ? 4 : 8;
     p->D = 1 + p->spec.bidirectional;
-    p->states = p->spec.num_layers * p->D * p->B * H;
+    p->P = p->spec.variant.proj_size ? p->spec.variant.proj_size : H;
+    p->h_states = p->spec.num_layers * p->D * p->B * p->P;
+    p->c_states = p->spec.num_layers * p->D * p->B * H;
     CHECK(n_params <= MAX_PARAMS);
     for (int i = 0; i < n_params; i++)
         p->params[i] = random_array(p, param_count(p, i), 10 + (uint64_t)i, p->scale ? p->scale : 1 / sqrt((double)H));
     p->x = random_sequence(p, p->spec.input_size, p->x_layout, 0);
-    p->dy = random_sequence(p, p->D * H, p->dy_layout, 1);
-    p->h0 = random_array(p, p->states, 2, 1);
-    p->c0 = random_array(p, p->states, 3, 2);
-    p->dhn = random_array(p, p->states, 4, 1);
-    p->dcn = random_array(p, p->states, 5, 1);
+    p->dy = random_sequence(p, p->D * p->P, p->dy_layout, 1);
+    p->h0 = random_array(p, p->h_states, 2, 1);
+    p->c0 = random_array(p, p->c_states, 3, 2);
+    p->dhn = random_array(p, p->h_states, 4, 1);
+    p->dcn = random_array(p, p->c_states, 5, 1);
     p->lengths = p->with_lengths ? malloc((size_t)(p->B + 1) * sizeof *p->lengths) : NULL;
     for (int64_t row = 0; p->lengths && row < p->B; row++) /* from T down to 0 */
         p->lengths[row] = p->T - p->T * row / (p->B > 1 ? p->B - 1 : 1);
@@ -260,11 +263,13 @@ typedef struct results {
 } results;
 
 static inline results results_new(const problem *p) {
-    const size_t sequence = (size_t)(p->T * p->B) * p->size, states = (size_t)p->states * p->size;
-    const size_t y = sequence * (size_t)(p->D * p->spec.hidden_size), x = sequence * (size_t)p->spec.input_size;
-    results r = {.hn = y, .cn = y + states, .dx = y + 2 * states, .dh0 = y + 2 * states + x};
-    r.dc0 = r.dh0 + states;
-    r.dparams = r.bytes = r.dc0 + states;
+    const size_t sequence = (size_t)(p->T * p->B) * p->size;
+    const size_t h_states = (size_t)p->h_states * p->size, c_states = (size_t)p->c_states * p->size;
+    const size_t y = sequence * (size_t)(p->D * p->P), x = sequence * (size_t)p->spec.input_size;
+    results r = {.hn = y, .cn = y + h_states, .dx = y + h_states + c_states};
+    r.dh0 = r.dx + x;
+    r.dc0 = r.dh0 + h_states;
+    r.dparams = r.bytes = r.dc0 + c_states;
     for (int i = 0; i < clstm_num_params(&p->spec); i++)
         r.bytes += (size_t)param_count(p, i) * p->size;
     r.p = calloc(r.bytes + 1, 1);
@@ -301,8 +306,8 @@ static inline void forward_with(const problem *p, const buffer *pack, const buff
     size_t bytes;
     CHECK(clstm_forward_workspace(&p->spec, p->T, p->B, &bytes) == CLSTM_OK);
     buffer workspace = buffer_new(bytes, 0);
-    buffer hn = buffer_new((size_t)p->states * p->size, p->size), cn = buffer_new(hn.bytes, p->size);
-    grid x = grid_new(p, p->x_layout, p->spec.input_size), y = grid_new(p, p->y_layout, p->D * p->spec.hidden_size);
+    buffer hn = buffer_new(p->h0.bytes, p->size), cn = buffer_new(p->c0.bytes, p->size);
+    grid x = grid_new(p, p->x_layout, p->spec.input_size), y = grid_new(p, p->y_layout, p->D * p->P);
     grid_write(&x, p->x.p);
     const clstm_sequence sequence = {.T = p->T,
                                      .B = p->B,
@@ -334,8 +339,8 @@ static inline void backward_with(const problem *p, const buffer *pack, const buf
     size_t bytes;
     CHECK(clstm_backward_workspace(&p->spec, p->T, p->B, &bytes) == CLSTM_OK);
     buffer workspace = buffer_new(bytes, 0), dparams[MAX_PARAMS];
-    buffer dh0 = buffer_new((size_t)p->states * p->size, p->size), dc0 = buffer_new(dh0.bytes, p->size);
-    grid dy = grid_new(p, p->dy_layout, p->D * p->spec.hidden_size), dx = grid_new(p, p->dx_layout, p->spec.input_size);
+    buffer dh0 = buffer_new(p->h0.bytes, p->size), dc0 = buffer_new(p->c0.bytes, p->size);
+    grid dy = grid_new(p, p->dy_layout, p->D * p->P), dx = grid_new(p, p->dx_layout, p->spec.input_size);
     grid_write(&dy, p->dy.p);
     const int n_params = (int)clstm_num_params(&p->spec);
     void *dparam_pointers[MAX_PARAMS];

@@ -68,10 +68,10 @@ static inline double *reference_forward(const problem *p) {
         free(in);
         in = out;
     }
-    double *all = malloc((size_t)(T * B * D * H + 2 * p->states + 1) * sizeof *all);
+    double *all = malloc((size_t)(T * B * D * H + 2 * p->c_states + 1) * sizeof *all);
     memcpy(all, in, (size_t)(T * B * D * H) * sizeof *all);
-    memcpy(all + T * B * D * H, h, (size_t)p->states * sizeof *all);
-    memcpy(all + T * B * D * H + p->states, c, (size_t)p->states * sizeof *all);
+    memcpy(all + T * B * D * H, h, (size_t)p->c_states * sizeof *all);
+    memcpy(all + T * B * D * H + p->c_states, c, (size_t)p->c_states * sizeof *all);
     for (int i = 0; i < clstm_num_params(&p->spec); i++)
         free(w[i]);
     free(in);

@@ -11,7 +11,7 @@ static double loss(const problem *p) {
     double sum = 0;
     for (int64_t i = 0; i < (int64_t)(r.hn / p->size) && !p->no_dy; i++)
         sum += get(p->spec.dtype, r.p + r.y, i) * get(p->spec.dtype, p->dy.p, i);
-    for (int64_t i = 0; i < p->states; i++) {
+    for (int64_t i = 0; i < p->c_states; i++) {
         sum += p->no_dhn ? 0 : get(p->spec.dtype, r.p + r.hn, i) * get(p->spec.dtype, p->dhn.p, i);
         sum += p->no_dcn ? 0 : get(p->spec.dtype, r.p + r.cn, i) * get(p->spec.dtype, p->dcn.p, i);
     }

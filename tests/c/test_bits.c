@@ -99,17 +99,17 @@ static problem row_alone(const problem *p, int64_t row) {
     one.T = p->lengths ? p->lengths[row] : p->T;
     one.with_lengths = 0;
     problem_make(&one);
-    const int64_t I = p->spec.input_size, H = p->spec.hidden_size, DH = p->D * H;
+    const int64_t I = p->spec.input_size, H = p->spec.hidden_size, P = p->P, DP = p->D * P;
     for (int i = 0; i < clstm_num_params(&p->spec); i++)
         memcpy(one.params[i].p, p->params[i].p, p->params[i].bytes);
     for (int64_t t = 0; t < one.T; t++) {
         copy(p, one.x.p, t * I, p->x.p, (t * p->B + row) * I, I);
-        copy(p, one.dy.p, t * DH, p->dy.p, (t * p->B + row) * DH, DH);
+        copy(p, one.dy.p, t * DP, p->dy.p, (t * p->B + row) * DP, DP);
     }
     for (int64_t s = 0; s < p->spec.num_layers * p->D; s++) {
-        copy(p, one.h0.p, s * H, p->h0.p, (s * p->B + row) * H, H);
+        copy(p, one.h0.p, s * P, p->h0.p, (s * p->B + row) * P, P);
         copy(p, one.c0.p, s * H, p->c0.p, (s * p->B + row) * H, H);
-        copy(p, one.dhn.p, s * H, p->dhn.p, (s * p->B + row) * H, H);
+        copy(p, one.dhn.p, s * P, p->dhn.p, (s * p->B + row) * P, P);
         copy(p, one.dcn.p, s * H, p->dcn.p, (s * p->B + row) * H, H);
     }
     return one;
@@ -119,21 +119,21 @@ static problem row_alone(const problem *p, int64_t row) {
 static void check_row(const problem *p, const results *all, int64_t row) {
     problem one = row_alone(p, row);
     results r = train(&one);
-    const int64_t I = p->spec.input_size, H = p->spec.hidden_size, DH = p->D * H;
+    const int64_t I = p->spec.input_size, H = p->spec.hidden_size, P = p->P, DP = p->D * P;
     for (int64_t t = 0; t < one.T; t++) {
-        CHECK_PROBLEM(p, same(p, all->p + all->y, (t * p->B + row) * DH, r.p + r.y, t * DH, DH));
+        CHECK_PROBLEM(p, same(p, all->p + all->y, (t * p->B + row) * DP, r.p + r.y, t * DP, DP));
         CHECK_PROBLEM(p, same(p, all->p + all->dx, (t * p->B + row) * I, r.p + r.dx, t * I, I));
     }
     for (int64_t s = 0; s < p->spec.num_layers * p->D; s++) {
-        CHECK_PROBLEM(p, same(p, all->p + all->hn, (s * p->B + row) * H, r.p + r.hn, s * H, H));
+        CHECK_PROBLEM(p, same(p, all->p + all->hn, (s * p->B + row) * P, r.p + r.hn, s * P, P));
         CHECK_PROBLEM(p, same(p, all->p + all->cn, (s * p->B + row) * H, r.p + r.cn, s * H, H));
-        CHECK_PROBLEM(p, same(p, all->p + all->dh0, (s * p->B + row) * H, r.p + r.dh0, s * H, H));
+        CHECK_PROBLEM(p, same(p, all->p + all->dh0, (s * p->B + row) * P, r.p + r.dh0, s * P, P));
         CHECK_PROBLEM(p, same(p, all->p + all->dc0, (s * p->B + row) * H, r.p + r.dc0, s * H, H));
     }
     /* the padding is zeros */
     static const unsigned char zeros[16];
-    for (int64_t i = one.T * p->B * DH; i < p->T * p->B * DH; i++)
-        if (i / DH % p->B == row)
+    for (int64_t i = one.T * p->B * DP; i < p->T * p->B * DP; i++)
+        if (i / DP % p->B == row)
             CHECK_PROBLEM(p, same(p, all->p + all->y, i, zeros, 0, 1));
     for (int64_t i = one.T * p->B * I; i < p->T * p->B * I; i++)
         if (i / I % p->B == row)
@@ -180,7 +180,7 @@ static problem piece_of(const problem *p, int64_t first, int64_t T) {
     problem piece = *p;
     piece.T = T;
     problem_make(&piece);
-    const int64_t in = p->B * p->spec.input_size, out = p->B * p->spec.hidden_size;
+    const int64_t in = p->B * p->spec.input_size, out = p->B * p->P;
     for (int i = 0; i < clstm_num_params(&p->spec); i++)
         memcpy(piece.params[i].p, p->params[i].p, p->params[i].bytes);
     copy(p, piece.x.p, 0, p->x.p, first * in, T * in);
@@ -195,7 +195,7 @@ static void check_cut(const problem *p, const results *whole, const int64_t *cut
     problem pieces[MOST];
     results r[MOST];
     buffer packs[MOST], tapes[MOST];
-    const int64_t in = p->B * p->spec.input_size, out = p->B * p->spec.hidden_size;
+    const int64_t in = p->B * p->spec.input_size, out = p->B * p->P;
     for (int i = 0; i < n_pieces; i++) {
         pieces[i] = piece_of(p, cuts[i], cuts[i + 1] - cuts[i]);
         memcpy(pieces[i].h0.p, i ? r[i - 1].p + r[i - 1].hn : p->h0.p, p->h0.bytes);

@@ -116,7 +116,7 @@ static void no_steps(int dtype) {
         problem p = {.spec = {3, 5, 2, dtype, 1, i % 2, 0}, .T = 0, .B = 4, .no_h0 = i / 2 % 2, .no_c0 = i / 4};
         problem_make(&p);
         results r = infer(&p);
-        const size_t bytes = (size_t)p.states * p.size;
+        const size_t bytes = (size_t)p.c_states * p.size;
         unsigned char *zeros = calloc(bytes, 1);
         CHECK_PROBLEM(&p, memcmp(r.p + r.hn, p.no_h0 ? zeros : p.h0.p, bytes) == 0);
         CHECK_PROBLEM(&p, memcmp(r.p + r.cn, p.no_c0 ? zeros : p.c0.p, bytes) == 0);

@@ -155,7 +155,7 @@ static setup setup_new(clstm_spec spec) {
     const int64_t DH = p->D * spec.hidden_size;
     s.y = buffer_new((size_t)(p->T * p->B * larger((size_t)DH, (size_t)spec.input_size)) * p->size, 0);
     for (int i = 0; i < 4; i++)
-        s.out[i] = buffer_new((size_t)p->states * p->size, 0);
+        s.out[i] = buffer_new((size_t)p->c_states * p->size, 0);
     for (int i = 0; i < clstm_num_params(&spec); i++) {
         s.dparam[i] = buffer_new(p->params[i].bytes, 0);
         s.dparams[i] = s.dparam[i].p;

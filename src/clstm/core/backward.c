@@ -4,25 +4,33 @@
  *     dz_t (rows, 4H) from dh_t = dy_t + dz_{t+1} W_hh, and dx_t = dz_t W_ih
  *
  * then every thread takes some rows of the weights, and dW += dz' [x | h_before | 1] runs over the whole chunk. Each
- * element of dW is one chain over all steps and rows in the order visited, whatever the chunks and the threads. */
+ * element of dW is one chain over all steps and rows in the order visited, whatever the chunks and the threads.
+ *
+ * Variants have GH rows of weights for 4H, and P features of h for H; see network.h. */
 #include <string.h>
 
 #include "dropout.h"
 #include "network.h"
 #include "threads.h"
+#include "variants.h"
 
 enum { CHUNK_ROWS = 256 }; /* rows (steps x batch) of a chunk: dW is read and written once in this many */
 
 typedef struct backward_scratch {
-    int64_t *active; /* (T); NULL without lengths */
-    void *zeros;     /* (D*H) */
-    void *dlayer[2]; /* (T, B, D*H) gradients between layers */
-    void *dc;        /* (B, H) */
-    void *dz;        /* (B + chunk rows, 4H): the last step of the chunk before, then this chunk */
-    idx *offset;     /* (steps + 1) first row of each step of the chunk */
-    void *inputs;    /* [x | h_before | 1] of the chunk in gemm panels */
-    void *dz_tiles;  /* dz of the chunk, transposed, in row tiles */
-    void *dW;        /* (4H, columns rounded up to VL) */
+    int64_t *active;                      /* (T); NULL without lengths */
+    void *zeros;                          /* (max(H, D*P)) */
+    void *dlayer[2];                      /* (T, B, D*P) gradients between layers */
+    void *dc;                             /* (B, H) */
+    void *dz;                             /* (B + chunk rows, GH): the last step of the chunk before, then this chunk */
+    idx *offset;                          /* (steps + 1) first row of each step of the chunk */
+    void *inputs;                         /* [x | h_before | 1] of the chunk in gemm panels */
+    void *dz_tiles;                       /* dz of the chunk, transposed, in row tiles */
+    void *dW;                             /* (GH, columns rounded up to VL) */
+    void *dh, *dout;                      /* of a variant: (B, P) and (B, H) */
+    void *dh0;                            /* of a learned initial state: (B, P) */
+    void *mask;                           /* of dropout inside the cell: (B, H) */
+    void *dh_clipped;                     /* of a projection: (chunk rows, P) */
+    void *unprojected, *dh_tiles, *dW_hr; /* as inputs, dz_tiles and dW */
 } backward_scratch;
 
 typedef struct backward_call {
@@ -40,11 +48,14 @@ typedef struct backward_call {
 /* One layer and direction. */
 typedef struct backward_pass {
     const backward_call *b;
-    idx layer;
+    idx layer, index; /* index: layer * D + direction */
     int reverse;
-    idx I, columns; /* columns: I + H + 1 of dW */
+    idx I, columns; /* columns: I + P + 1 of dW */
     layer_weights w;
+    variant_cell cell;
+    void *const *dparams; /* of this layer and direction; or NULL */
     plane x, h, c, gates, dy;
+    plane unprojected;      /* of a projection */
     plane dx;               /* NULL p: not wanted */
     int adds_dx;            /* the other direction has written dx already */
     plane h0, c0, dhn, dh0; /* (1, B, H); dh0: NULL p if not wanted */
@@ -55,25 +66,45 @@ typedef struct backward_pass {
 
 static idx widest_columns(const network *net) {
     const idx top = network_layer_input(net, net->L - 1);
-    return (net->I > top ? net->I : top) + net->H + 1;
+    return (net->I > top ? net->I : top) + net->P + 1;
+}
+
+static idx zeros_needed(const network *net) { return net->D * net->P > net->H ? net->D * net->P : net->H; }
+
+/* What only variants need. */
+static void take_variant_scratch(arena *m, backward_call *b, idx rows) {
+    const network *net = &b->net;
+    const idx H = net->H, P = net->P;
+    b->s.dh = arena_take(m, net->size, b->B, P, 1);
+    b->s.dout = arena_take(m, net->size, b->B, H, 1);
+    b->s.mask = net->spec->variant.recurrent_dropout > 0 ? arena_take(m, net->size, b->B, H, 1) : NULL;
+    b->s.dh0 = net->spec->variant.learned_state ? arena_take(m, net->size, b->B, P, 1) : NULL;
+    if (network_projects(net)) {
+        b->s.dh_clipped = arena_take(m, net->size, rows, P, 1);
+        b->s.unprojected = arena_take(m, net->size, rows, round_up(H, net->k->vl), 1);
+        b->s.dh_tiles = arena_take(m, net->size, rows, round_up(P, net->k->max_rows), 1);
+        b->s.dW_hr = arena_take(m, net->size, P, round_up(H, net->k->vl), 1);
+    }
 }
 
 static int take_scratch(arena *m, backward_call *b, int has_lengths) {
     const network *net = &b->net;
-    const idx H = net->H, DH = net->D * H, width = round_up(widest_columns(net), net->k->vl);
+    const idx H = net->H, DP = net->D * net->P, width = round_up(widest_columns(net), net->k->vl);
     const idx most = (CHUNK_ROWS + b->B - 1) / (b->B ? b->B : 1);
     b->steps = most < b->T ? most : b->T;
     const idx rows = b->steps * b->B;
     b->s.active = has_lengths ? arena_take(m, sizeof(int64_t), b->T, 1, 1) : NULL;
-    b->s.zeros = arena_take(m, net->size, DH, 1, 1);
-    b->s.dlayer[0] = net->L > 1 ? arena_take(m, net->size, b->T, b->B, DH) : NULL;
-    b->s.dlayer[1] = net->L > 2 ? arena_take(m, net->size, b->T, b->B, DH) : NULL;
+    b->s.zeros = arena_take(m, net->size, zeros_needed(net), 1, 1);
+    b->s.dlayer[0] = net->L > 1 ? arena_take(m, net->size, b->T, b->B, DP) : NULL;
+    b->s.dlayer[1] = net->L > 2 ? arena_take(m, net->size, b->T, b->B, DP) : NULL;
     b->s.dc = arena_take(m, net->size, b->B, H, 1);
-    b->s.dz = arena_take(m, net->size, b->B + rows, 4 * H, 1);
+    b->s.dz = arena_take(m, net->size, b->B + rows, net->GH, 1);
     b->s.offset = arena_take(m, sizeof(idx), b->steps + 1, 1, 1);
     b->s.inputs = arena_take(m, net->size, rows, width, 1);
-    b->s.dz_tiles = arena_take(m, net->size, rows, round_up(4 * H, net->k->max_rows), 1);
-    b->s.dW = arena_take(m, net->size, 4 * H, width, 1);
+    b->s.dz_tiles = arena_take(m, net->size, rows, round_up(net->GH, net->k->max_rows), 1);
+    b->s.dW = arena_take(m, net->size, net->GH, width, 1);
+    if (!net->plain)
+        take_variant_scratch(m, b, rows);
     return m->overflow ? CLSTM_ERROR_SIZE : CLSTM_OK;
 }
 
@@ -107,7 +138,43 @@ static idx time_of(const backward_pass *d, idx s) { return d->reverse ? s : d->b
 static void *dz_at(const backward_pass *d, idx s, idx row) {
     const backward_call *b = d->b;
     const idx at_row = s < d->s0 ? row : b->B + b->s.offset[s - d->s0] + row;
-    return at(&b->net, b->s.dz, at_row * 4 * b->net.H);
+    return at(&b->net, b->s.dz, at_row * b->net.GH);
+}
+
+/* grad_rows of a variant. */
+static void variant_grad_rows(const backward_pass *d, idx s, idx begin, idx end, int has_after, int has_before) {
+    const backward_call *b = d->b;
+    const network *net = &b->net;
+    const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1, r = b->s.offset[s - d->s0] + begin;
+    const plane c_prev = has_before ? d->c : d->c0;
+    void *mask = b->s.mask ? at(net, b->s.mask, begin * net->H) : NULL;
+    if (mask)
+        dropout_recurrent(net, b->head.header->seed, d->index, (uint64_t)((t * b->B + begin) * net->H),
+                          (end - begin) * net->H, mask);
+    const variant_step_grad_args g = {.rows = end - begin,
+                                      .dz_next = has_after ? dz_at(d, s - 1, begin) : NULL,
+                                      .dh_next = has_after ? at(net, b->s.dh, begin * net->P)
+                                                           : plane_at(net, d->dhn, 0, begin),
+                                      .dh_next_row = has_after ? net->P : d->dhn.row,
+                                      .dy = plane_at(net, d->dy, t, begin),
+                                      .dy_row = d->dy.row,
+                                      .h = plane_at(net, d->h, t, begin),
+                                      .h_row = d->h.row,
+                                      .dh_clipped = network_projects(net) ? at(net, b->s.dh_clipped, r * net->P) : NULL,
+                                      .step = {.cell = &d->cell,
+                                               .rows = end - begin,
+                                               .z = plane_at(net, d->gates, t, begin),
+                                               .z_row = d->gates.row,
+                                               .c_prev = plane_at(net, c_prev, has_before ? before : 0, begin),
+                                               .c_prev_row = c_prev.row,
+                                               .dout = at(net, b->s.dout, begin * net->H),
+                                               .dout_row = net->H,
+                                               .dc = at(net, b->s.dc, begin * net->H),
+                                               .dc_row = net->H,
+                                               .dz = dz_at(d, s, begin),
+                                               .dz_row = net->GH,
+                                               .mask = mask}};
+    variant_step_grad(net, &d->w, &g);
 }
 
 /* dz of rows begin .. end at visited step s. has_after: the following step was valid too; has_before: so was the one
@@ -136,7 +203,9 @@ static void grad_rows(const backward_pass *d, idx s, idx begin, idx end, int has
                               .dc_row = net->H,
                               .dz = dz_at(d, s, begin),
                               .dz_row = 4 * net->H};
-    if (begin < end)
+    if (begin < end && !net->plain)
+        variant_grad_rows(d, s, begin, end, has_after, has_before);
+    else if (begin < end)
         net->k->cell_grad(&g);
 }
 
@@ -145,10 +214,10 @@ static void initial_gradients(const backward_pass *d, idx s, idx begin, idx end)
     const network *net = &d->b->net;
     const gemm_args g = {.groups = 1,
                          .M = end - begin,
-                         .N = net->H,
-                         .K = 4 * net->H,
+                         .N = net->P,
+                         .K = net->GH,
                          .A = dz_at(d, s, begin),
-                         .a_row = 4 * net->H,
+                         .a_row = net->GH,
                          .B = d->w.w_hh_panels,
                          .C = plane_at(net, d->dh0, 0, begin),
                          .c_row = d->dh0.row};
@@ -156,44 +225,64 @@ static void initial_gradients(const backward_pass *d, idx s, idx begin, idx end)
         net->k->gemm(&g);
 }
 
-/* Copies n values into columns col .. of row r of `inputs` (rows, columns) in gemm panels. */
-static void put_columns(const backward_pass *d, idx rows, idx r, idx col, const void *from, idx n) {
-    const network *net = &d->b->net;
-    const idx panel = net->k->panel, all = round_up(d->columns, net->k->vl);
+/* A (rows, columns) matrix in gemm panels; its columns are rounded up to VL. */
+typedef struct panels {
+    void *p;
+    idx rows, columns;
+} panels;
+
+/* Copies n values into columns col .. of row r. */
+static void put_columns(const network *net, const panels *to, idx r, idx col, const void *from, idx n) {
+    const idx panel = net->k->panel, all = round_up(to->columns, net->k->vl);
     while (n > 0) {
         const idx start = col / panel * panel, width = all - start < panel ? all - start : panel;
         const idx run = start + width - col < n ? start + width - col : n;
-        memcpy(at(net, d->b->s.inputs, start * rows + r * width + (col - start)), from, (size_t)run * net->size);
+        memcpy(at(net, to->p, start * to->rows + r * width + (col - start)), from, (size_t)run * net->size);
         from = at(net, from, run);
         col += run;
         n -= run;
     }
 }
 
+/* Zeros in the columns that round a row up. */
+static void put_padding(const backward_pass *d, const panels *to, idx r) {
+    const network *net = &d->b->net;
+    for (idx col = to->columns; col < round_up(to->columns, net->k->vl); col++)
+        put_columns(net, to, r, col, d->b->s.zeros, 1);
+}
+
 /* [x | h_before | 1 | 0] of a row of step t. */
 static void put_inputs(const backward_pass *d, idx rows, idx r, idx t, idx row, int has_before) {
     const network *net = &d->b->net;
-    const idx before = d->reverse ? t + 1 : t - 1, padding = round_up(d->columns, net->k->vl) - d->columns;
+    const panels to = {d->b->s.inputs, rows, d->columns};
+    const idx before = d->reverse ? t + 1 : t - 1;
     const float one_f32 = 1;
     const double one_f64 = 1;
-    put_columns(d, rows, r, 0, plane_at(net, d->x, t, row), d->I);
-    put_columns(d, rows, r, d->I, has_before ? plane_at(net, d->h, before, row) : plane_at(net, d->h0, 0, row), net->H);
-    put_columns(d, rows, r, d->I + net->H, net->size == 4 ? (const void *)&one_f32 : (const void *)&one_f64, 1);
-    for (idx p = 0; p < padding; p++)
-        put_columns(d, rows, r, d->columns + p, d->b->s.zeros, 1);
+    const void *h = has_before ? plane_at(net, d->h, before, row) : plane_at(net, d->h0, 0, row);
+    put_columns(net, &to, r, 0, plane_at(net, d->x, t, row), d->I);
+    put_columns(net, &to, r, d->I, h, net->P);
+    put_columns(net, &to, r, d->I + net->P, net->size == 4 ? (const void *)&one_f32 : (const void *)&one_f64, 1);
+    put_padding(d, &to, r);
+}
+
+/* [o act(c) | 0] of a row of step t, for W_hr. */
+static void put_unprojected(const backward_pass *d, idx rows, idx r, idx t, idx row) {
+    const panels to = {d->b->s.unprojected, rows, d->b->net.H};
+    put_columns(&d->b->net, &to, r, 0, plane_at(&d->b->net, d->unprojected, t, row), to.columns);
+    put_padding(d, &to, r);
 }
 
 /* dx of rows begin .. end of visited steps s0 .. s1, at all of which they are valid. */
 static void dx_product(const backward_pass *d, idx s0, idx s1, idx begin, idx end) {
     const network *net = &d->b->net;
-    const idx steps = s1 - s0, rows = end - begin, dz_row = 4 * net->H, dz_step = d->b->B * dz_row;
+    const idx steps = s1 - s0, rows = end - begin, dz_row = net->GH, dz_step = d->b->B * dz_row;
     const idx dx_step = d->reverse ? d->dx.time : -d->dx.time;
     const int by_time = steps > rows && (rows != d->b->B || dx_step != rows * d->dx.row);
     void *dx = plane_at(net, d->dx, time_of(d, s0), begin);
     const gemm_args g = {.groups = by_time ? rows : steps,
                          .M = by_time ? steps : rows,
                          .N = d->I,
-                         .K = 4 * net->H,
+                         .K = net->GH,
                          .A = dz_at(d, s0, begin),
                          .a_group = by_time ? dz_row : dz_step,
                          .a_row = by_time ? dz_step : dz_row,
@@ -244,29 +333,38 @@ static void chunk_rows(void *context, int part) {
         grad_rows(d, s, low, high, n_after > low, n_before > low);
         grad_rows(d, s, high, n, 0, 0);
         initial_gradients(d, s, n_before, n);
-        if (b->grads->dparams)
-            for (idx row = first; row < n; row++)
-                put_inputs(d, all_rows, b->s.offset[s - d->s0] + row, t, row, row < n_before);
+        for (idx row = first; row < n && d->dparams; row++) {
+            const idx r = b->s.offset[s - d->s0] + row;
+            put_inputs(d, all_rows, r, t, row, row < n_before);
+            if (network_projects(net))
+                put_unprojected(d, all_rows, r, t, row);
+        }
     }
     input_gradients(d, first, end);
     const idx last = first + active_rows(b->s.active, b->T, time_of(d, d->s1 - 1), first, end - first);
     if (last > first)
-        memcpy(dz_at(d, d->s0 - 1, first), dz_at(d, d->s1 - 1, first),
-               (size_t)((last - first) * 4 * net->H) * net->size);
+        memcpy(dz_at(d, d->s0 - 1, first), dz_at(d, d->s1 - 1, first), (size_t)((last - first) * net->GH) * net->size);
 }
 
 /* ---- second half: weights ---- */
 
-static void chunk_weights(void *context, int part) {
-    const backward_pass *d = context;
-    const backward_call *b = d->b;
-    const network *net = &b->net;
-    const idx tile = net->k->max_rows, rows = b->s.offset[d->s1 - d->s0], width = round_up(d->columns, net->k->vl);
-    const row_split units = {.B = 4 * net->H, .tile = tile, .parts = b->weight_parts};
+/* dW (M, inputs) += dz' inputs over the chunk's rows, as far as it is the part's. */
+typedef struct weight_product {
+    idx M;
+    const void *dz; /* (rows, M) */
+    void *tiles;    /* dz transposed, in row tiles */
+    panels inputs;
+    void *dW; /* (M, columns rounded up to VL) */
+} weight_product;
+
+static void add_weight_product(const backward_pass *d, const weight_product *p, int part) {
+    const network *net = &d->b->net;
+    const idx tile = net->k->max_rows, rows = p->inputs.rows, width = round_up(p->inputs.columns, net->k->vl);
+    const row_split units = {.B = p->M, .tile = tile, .parts = d->b->weight_parts};
     const idx first = row_split_start(&units, part), end = row_split_start(&units, part + 1);
-    void *dW = at(net, b->s.dW, first * width), *tiles = at(net, b->s.dz_tiles, first * rows);
+    void *dW = at(net, p->dW, first * width), *tiles = at(net, p->tiles, first * rows);
     const tile_args transpose = {
-        .K = rows, .M = end - first, .src = at(net, dz_at(d, d->s0, 0), first), .src_row = 4 * net->H, .dst = tiles};
+        .K = rows, .M = end - first, .src = at(net, p->dz, first), .src_row = p->M, .dst = tiles};
     net->k->pack_tiles(&transpose);
     const gemm_args g = {.groups = 1,
                          .M = end - first,
@@ -274,7 +372,7 @@ static void chunk_weights(void *context, int part) {
                          .K = rows,
                          .A = tiles,
                          .a_tile = rows * tile,
-                         .B = b->s.inputs,
+                         .B = p->inputs.p,
                          .init = d->s0 ? dW : NULL,
                          .init_row = width,
                          .C = dW,
@@ -282,17 +380,85 @@ static void chunk_weights(void *context, int part) {
     net->k->gemm(&g);
 }
 
-/* From dW (4H, [I | H | 1]) to the caller's arrays. */
-static void write_weights(const backward_pass *d, void *const *dparams) {
+/* dw (H) of a gate's peephole += dz c over rows begin .. end of a step, for hidden units first .. last. */
+static void add_peephole(const backward_pass *d, int gate, idx s, idx begin, idx end, plane c, idx t, idx first,
+                         idx last, void *dw) {
     const network *net = &d->b->net;
-    const idx width = round_up(d->columns, net->k->vl);
-    for (idx j = 0; j < 4 * net->H; j++) {
-        const void *row = at(net, d->b->s.dW, j * width);
-        memcpy(at(net, dparams[0], j * d->I), row, (size_t)d->I * net->size);
-        memcpy(at(net, dparams[1], j * net->H), at(net, row, d->I), (size_t)net->H * net->size);
-        for (int bias = 0; bias < 2 * net->spec->bias; bias++)
-            memcpy(at(net, dparams[2 + bias], j), at(net, row, d->I + net->H), net->size);
+    const sum_args g = {.rows = end - begin,
+                        .n = last - first,
+                        .a = at(net, dz_at(d, s, begin), d->cell.slot[gate] * net->H + first),
+                        .a_row = net->GH,
+                        .b = at(net, plane_at(net, c, t, begin), first),
+                        .b_row = c.row,
+                        .sum = at(net, dw, first)};
+    if (begin < end && first < last)
+        net->k->variant->sum_products(&g);
+}
+
+/* Gradients of the peepholes over the chunk, for the part's hidden units. */
+static void chunk_peepholes(const backward_pass *d, int part) {
+    const backward_call *b = d->b;
+    const network *net = &b->net;
+    const row_split units = {.B = net->H, .tile = net->k->vl, .parts = b->weight_parts};
+    const idx first = row_split_start(&units, part), last = row_split_start(&units, part + 1);
+    void *dw = d->dparams[network_param_places(net->spec).weight_ch];
+    for (int gate = GATE_I; gate <= GATE_O; gate++) {
+        if (!d->cell.peephole[gate])
+            continue;
+        for (idx s = d->s0; s < d->s1; s++) {
+            const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1;
+            const idx n = active_rows(b->s.active, b->T, t, 0, b->B);
+            const idx active_before = active_rows(b->s.active, b->T, before, 0, b->B);
+            const idx n_before = gate == GATE_O || active_before > n ? n : active_before;
+            add_peephole(d, gate, s, 0, n_before, d->c, gate == GATE_O ? t : before, first, last, dw);
+            add_peephole(d, gate, s, n_before, n, d->c0, 0, first, last, dw);
+        }
+        dw = at(net, dw, net->H);
     }
+}
+
+static void chunk_weights(void *context, int part) {
+    const backward_pass *d = context;
+    const backward_call *b = d->b;
+    const idx rows = b->s.offset[d->s1 - d->s0];
+    const weight_product of_inputs = {
+        b->net.GH, dz_at(d, d->s0, 0), b->s.dz_tiles, {b->s.inputs, rows, d->columns}, b->s.dW};
+    add_weight_product(d, &of_inputs, part);
+    if (network_projects(&b->net)) {
+        const weight_product of_projection = {
+            b->net.P, b->s.dh_clipped, b->s.dh_tiles, {b->s.unprojected, rows, b->net.H}, b->s.dW_hr};
+        add_weight_product(d, &of_projection, part);
+    }
+    if (b->net.spec->variant.peepholes)
+        chunk_peepholes(d, part);
+}
+
+/* From dW (GH, [I | P | 1]) and dW_hr to the caller's arrays. */
+static void write_weights(const backward_pass *d) {
+    const network *net = &d->b->net;
+    const idx width = round_up(d->columns, net->k->vl), hr_width = round_up(net->H, net->k->vl);
+    for (idx j = 0; j < net->GH; j++) {
+        const void *row = at(net, d->b->s.dW, j * width);
+        memcpy(at(net, d->dparams[0], j * d->I), row, (size_t)d->I * net->size);
+        memcpy(at(net, d->dparams[1], j * net->P), at(net, row, d->I), (size_t)net->P * net->size);
+        for (int bias = 0; bias < 2 * net->spec->bias; bias++)
+            memcpy(at(net, d->dparams[2 + bias], j), at(net, row, d->I + net->P), net->size);
+    }
+    for (idx j = 0; j < net->P && network_projects(net); j++)
+        memcpy(at(net, d->dparams[network_param_places(net->spec).weight_hr], j * net->H),
+               at(net, d->b->s.dW_hr, j * hr_width), (size_t)net->H * net->size);
+}
+
+/* Zeros where gradients of the weights are summed up, as far as no product starts them. */
+static void clear_weights(const backward_pass *d) {
+    const network *net = &d->b->net;
+    if (d->b->T == 0 || d->b->B == 0) {
+        memset(d->b->s.dW, 0, (size_t)(net->GH * round_up(d->columns, net->k->vl)) * net->size);
+        if (network_projects(net))
+            memset(d->b->s.dW_hr, 0, (size_t)(net->P * round_up(net->H, net->k->vl)) * net->size);
+    }
+    if (net->spec->variant.peepholes)
+        memset(d->dparams[network_param_places(net->spec).weight_ch], 0, (size_t)(net->GH - net->H) * net->size);
 }
 
 /* ---- the stack ---- */
@@ -301,19 +467,19 @@ static void write_weights(const backward_pass *d, void *const *dparams) {
 static void start_states(const backward_pass *d, const void *dcn) {
     const backward_call *b = d->b;
     const network *net = &b->net;
-    const size_t row_bytes = (size_t)net->H * net->size;
+    const size_t dc_bytes = (size_t)(b->B * net->H) * net->size;
     if (dcn)
-        memcpy(b->s.dc, dcn, (size_t)b->B * row_bytes);
+        memcpy(b->s.dc, dcn, dc_bytes);
     else
-        memset(b->s.dc, 0, (size_t)b->B * row_bytes);
+        memset(b->s.dc, 0, dc_bytes);
     for (idx row = active_rows(b->s.active, b->T, 0, 0, b->B); row < b->B && d->dh0.p; row++)
-        memcpy(plane_at(net, d->dh0, 0, row), plane_at(net, d->dhn, 0, row), row_bytes);
+        memcpy(plane_at(net, d->dh0, 0, row), plane_at(net, d->dhn, 0, row), (size_t)net->P * net->size);
 }
 
-static void run_direction(backward_pass *d, void *const *dparams) {
+static void run_direction(backward_pass *d) {
     const backward_call *b = d->b;
-    if (b->T == 0 || b->B == 0)
-        memset(b->s.dW, 0, (size_t)(4 * b->net.H * round_up(d->columns, b->net.k->vl)) * b->net.size);
+    if (d->dparams)
+        clear_weights(d);
     for (d->s0 = 0; d->s0 < b->T && b->B > 0; d->s0 = d->s1) {
         d->s1 = b->T - d->s0 < b->steps ? b->T : d->s0 + b->steps;
         b->s.offset[0] = 0;
@@ -321,29 +487,43 @@ static void run_direction(backward_pass *d, void *const *dparams) {
             b->s.offset[s - d->s0 + 1] =
                 b->s.offset[s - d->s0] + active_rows(b->s.active, b->T, time_of(d, s), 0, b->B);
         clstm_parallel((int)b->row_parts.parts, chunk_rows, d);
-        if (dparams)
+        if (d->dparams)
             clstm_parallel((int)b->weight_parts, chunk_weights, d);
     }
-    if (dparams)
-        write_weights(d, dparams);
+    if (d->dparams)
+        write_weights(d);
+}
+
+/* sum (n) of the rows of a (B, n) gradient on initial states; 0 if the caller gave those. */
+static void sum_rows(const backward_call *b, const void *gradient, idx n, int given, void *sum) {
+    const sum_args g = {.rows = given ? 0 : b->B, .n = n, .a = gradient, .a_row = n, .sum = sum};
+    memset(sum, 0, (size_t)n * b->net.size);
+    b->net.k->variant->sum_products(&g);
+}
+
+static void write_learned_state(const backward_pass *d) {
+    const backward_call *b = d->b;
+    const param_places p = network_param_places(b->net.spec);
+    sum_rows(b, d->dh0.p, b->net.P, b->head.header->has_h0, d->dparams[p.h0]);
+    sum_rows(b, b->s.dc, b->net.H, b->head.header->has_c0, d->dparams[p.c0]);
 }
 
 /* The (T, B, ...) arrays that a layer reads; from the top layer down, dy is the caller's and then the dx of the layer
  * above. */
 static plane layer_input(const backward_call *b, idx layer) {
     const network *net = &b->net;
-    const idx DH = net->D * net->H;
+    const idx DP = net->D * net->P;
     if (layer == 0)
         return plane_of(b->head.x, b->B * net->I, net->I);
-    return plane_of(network_tape_dropped(net, b->tape, b->T, b->B, layer - 1), b->B * DH, DH);
+    return plane_of(network_tape_dropped(net, b->tape, b->T, b->B, layer - 1), b->B * DP, DP);
 }
 
 static plane layer_dy(const backward_call *b, idx layer) {
     const network *net = &b->net;
     const clstm_gradients *g = b->grads;
-    const idx DH = net->D * net->H;
+    const idx DP = net->D * net->P;
     if (layer < net->L - 1)
-        return plane_of(b->s.dlayer[layer % 2], b->B * DH, DH);
+        return plane_of(b->s.dlayer[layer % 2], b->B * DP, DP);
     if (!g->dy)
         return plane_of(b->s.zeros, 0, 0);
     return plane_of(g->dy, (idx)g->dy_time_stride, (idx)g->dy_row_stride);
@@ -368,31 +548,38 @@ static void undrop(void *context, int part) {
 static void backward_layer(const backward_call *b, idx layer) {
     const network *net = &b->net;
     const clstm_gradients *g = b->grads;
-    const idx H = net->H, states = b->B * H, per_direction = 2 + 2 * net->spec->bias;
+    const idx H = net->H, P = net->P, DP = net->D * P, h_states = b->B * P, c_states = b->B * H;
     const plane dy = layer_dy(b, layer),
-                h = plane_of(network_tape_output(net, b->tape, b->T, b->B, layer), b->B * net->D * H, net->D * H);
+                h = plane_of(network_tape_output(net, b->tape, b->T, b->B, layer), b->B * DP, DP);
     backward_pass d = {.b = b, .layer = layer, .I = network_layer_input(net, layer)};
-    d.columns = d.I + H + 1;
+    d.columns = d.I + P + 1;
     d.x = layer_input(b, layer);
     d.dx = layer_dx(b, layer);
     for (idx direction = 0; direction < net->D; direction++) {
-        const idx index = layer * net->D + direction;
+        const idx index = layer * net->D + direction, gates = network_tape_gates(net);
         const direction_tape tape = network_direction_tape(net, b->tape, b->T, b->B, layer, direction);
+        d.index = index;
         d.reverse = direction == 1;
         d.adds_dx = direction > 0;
         d.w = network_weights(net, b->pack, layer, direction);
-        d.h = plane_of(at(net, h.p, direction * H), h.time, h.row);
-        d.dy = plane_of(at(net, dy.p, g->dy || layer < net->L - 1 ? direction * H : 0), dy.time, dy.row);
-        d.c = plane_of(tape.c, states, H);
-        d.gates = plane_of(tape.gates, 4 * states, 4 * H);
-        d.h0 = plane_of(at(net, b->head.h0, index * states), 0, H);
-        d.c0 = plane_of(at(net, b->head.c0, index * states), 0, H);
-        d.dhn = g->dhn ? plane_of(at(net, g->dhn, index * states), 0, H) : plane_of(b->s.zeros, 0, 0);
-        d.dh0 = plane_of(g->dh0 ? at(net, g->dh0, index * states) : NULL, 0, H);
-        start_states(&d, g->dcn ? at(net, g->dcn, index * states) : NULL);
-        run_direction(&d, g->dparams ? g->dparams + index * per_direction : NULL);
+        if (!net->plain)
+            d.cell = variant_cell_of(net, &d.w);
+        d.dparams = g->dparams ? g->dparams + index * network_param_places(net->spec).count : NULL;
+        d.h = plane_of(at(net, h.p, direction * P), h.time, h.row);
+        d.dy = plane_of(at(net, dy.p, g->dy || layer < net->L - 1 ? direction * P : 0), dy.time, dy.row);
+        d.c = plane_of(tape.c, c_states, H);
+        d.gates = plane_of(tape.gates, b->B * gates, gates);
+        d.unprojected = plane_of(tape.out, c_states, H);
+        d.h0 = plane_of(at(net, b->head.h0, index * h_states), 0, P);
+        d.c0 = plane_of(at(net, b->head.c0, index * c_states), 0, H);
+        d.dhn = g->dhn ? plane_of(at(net, g->dhn, index * h_states), 0, P) : plane_of(b->s.zeros, 0, 0);
+        d.dh0 = plane_of(g->dh0 ? at(net, g->dh0, index * h_states) : b->s.dh0, 0, P);
+        start_states(&d, g->dcn ? at(net, g->dcn, index * c_states) : NULL);
+        run_direction(&d);
+        if (d.dparams && net->spec->variant.learned_state)
+            write_learned_state(&d);
         if (g->dc0)
-            memcpy(at(net, g->dc0, index * states), b->s.dc, (size_t)states * net->size);
+            memcpy(at(net, g->dc0, index * c_states), b->s.dc, (size_t)c_states * net->size);
     }
     if (layer > 0 && net->spec->dropout > 0)
         clstm_parallel((int)b->row_parts.parts, undrop, &d);
@@ -434,7 +621,7 @@ int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, c
         return status;
     b.row_parts = network_split_rows(&b.net, b.T, b.B);
     b.weight_parts = network_worth_parts(&b.net, b.T, b.B);
-    memset(b.s.zeros, 0, (size_t)(b.net.D * b.net.H) * b.net.size);
+    memset(b.s.zeros, 0, (size_t)zeros_needed(&b.net) * b.net.size);
     for (idx layer = b.net.L - 1; layer >= 0; layer--)
         backward_layer(&b, layer);
     return CLSTM_OK;

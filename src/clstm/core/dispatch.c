@@ -201,7 +201,7 @@ const char *clstm_strerror(int status) {
         [CLSTM_ERROR_TAPE] = "the tape was recorded by another network, or with other sizes",
         [CLSTM_ERROR_LENGTHS] = "lengths lie outside 0..T or are not sorted, longest first",
         [CLSTM_ERROR_ISA] = "this build has no such instruction set, or the machine lacks it",
-        [CLSTM_ERROR_STREAM] = "a bidirectional network cannot be run step by step",
+        [CLSTM_ERROR_STREAM] = "clstm_step runs neither bidirectional networks nor variants",
         [CLSTM_ERROR_THREADS] = "the number of threads lies outside 1..1024",
         [CLSTM_ERROR_WORKSPACE] = "the workspace is smaller than the call needs",
     };

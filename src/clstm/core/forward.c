@@ -9,16 +9,19 @@
 #include "network.h"
 #include "spin.h"
 #include "threads.h"
+#include "variants.h"
 
 enum { CHUNK_BYTES = 256 << 10, CHUNK_ROWS = 64 }; /* the input product of a chunk stays in the L2 cache */
 enum { MANY_ROWS = 16 };
 
 typedef struct forward_scratch {
     int64_t *active;   /* (T) rows that are valid at each step; NULL without lengths */
-    void *zeros;       /* (max(I, D*H)) */
-    void *between[2];  /* (T, B, D*H) outputs of the layers between, for inference */
+    void *zeros;       /* (max(I, H, D*P)) */
+    void *between[2];  /* (T, B, D*P) outputs of the layers between, for inference */
     void *c;           /* (D, B, H), for inference */
-    void *products;    /* per part: (chunk * rows, blocks, 4, VL) input products */
+    void *out;         /* (B, H), for inference: what a projection projects */
+    void *products;    /* per part: (chunk * rows, z_width) input products */
+    void *mask;        /* (B, H), for training with dropout inside the cell */
     idx products_part; /* elements of a part's share */
 } forward_scratch;
 
@@ -40,23 +43,30 @@ typedef struct forward_call {
  */
 static idx chunk_steps(const network *net, idx T, idx rows) {
     if (T <= 1 || rows == 0 || rows >= MANY_ROWS)
-        return 0;
-    const idx row_bytes = net->H_blocks * 4 * net->k->vl * (idx)net->size;
+        return !net->plain; /* variants have no fused kernel: their products always have a place */
+    const idx row_bytes = net->z_width * (idx)net->size;
     idx steps = (CHUNK_BYTES / row_bytes > CHUNK_ROWS ? CHUNK_BYTES / row_bytes : CHUNK_ROWS) / rows;
     return steps < 1 ? 1 : steps < T ? steps : T;
+}
+
+static idx widest(const network *net) {
+    const idx out = net->D * net->P > net->H ? net->D * net->P : net->H;
+    return net->I > out ? net->I : out;
 }
 
 /* Lays the scratch memory of a call out. A tape stands in for the layers between and for c. */
 static int take_scratch(arena *m, forward_call *f, int has_lengths, int training) {
     const network *net = &f->net;
-    const idx H = net->H, DH = net->D * H, rows = row_split_most(&f->split);
+    const idx H = net->H, DP = net->D * net->P, rows = row_split_most(&f->split);
     f->chunk = chunk_steps(net, f->T, rows);
     f->s.active = has_lengths ? arena_take(m, sizeof(int64_t), f->T, 1, 1) : NULL;
-    f->s.zeros = arena_take(m, net->size, net->I > DH ? net->I : DH, 1, 1);
-    f->s.between[0] = !training && net->L > 1 ? arena_take(m, net->size, f->T, f->B, DH) : NULL;
-    f->s.between[1] = !training && net->L > 2 ? arena_take(m, net->size, f->T, f->B, DH) : NULL;
+    f->s.zeros = arena_take(m, net->size, widest(net), 1, 1);
+    f->s.between[0] = !training && net->L > 1 ? arena_take(m, net->size, f->T, f->B, DP) : NULL;
+    f->s.between[1] = !training && net->L > 2 ? arena_take(m, net->size, f->T, f->B, DP) : NULL;
     f->s.c = training ? NULL : arena_take(m, net->size, net->D, f->B, H);
-    f->s.products_part = f->chunk * rows * net->H_blocks * 4 * net->k->vl;
+    f->s.mask = training && net->spec->variant.recurrent_dropout > 0 ? arena_take(m, net->size, f->B, H, 1) : NULL;
+    f->s.out = training || !network_projects(net) ? NULL : arena_take(m, net->size, f->B, H, 1);
+    f->s.products_part = f->chunk * rows * net->z_width;
     f->s.products = arena_take(m, net->size, f->pieces > 1 ? net->D : f->split.parts, f->s.products_part, 1);
     return m->overflow ? CLSTM_ERROR_SIZE : CLSTM_OK;
 }
@@ -112,12 +122,15 @@ typedef struct forward_pass {
     const forward_call *f;
     idx first, rows; /* of the batch: all pointers below are at row `first` */
     int reverse;
+    idx index; /* layer * D + direction */
     idx I;
     layer_weights w;
-    plane in, out, copy; /* (T, rows, I), (T, rows, H), and a second place for out, if not NULL */
+    plane in, out, copy; /* (T, rows, I), (T, rows, P), and a second place for out, if not NULL */
     plane c, gates;      /* c: one step (time stride 0) or all; gates: NULL p in inference */
-    plane h0, c0;        /* (1, rows, H) */
-    void *hn, *cn;       /* (rows, H) or NULL */
+    plane h0, c0;        /* (1, rows, P) and (1, rows, H) */
+    void *hn, *cn;       /* (rows, P) and (rows, H), or NULL */
+    variant_cell cell;   /* of a variant */
+    plane unprojected;   /* of a projection: one step or all */
     void *products;
 } forward_pass;
 
@@ -136,12 +149,12 @@ typedef struct unit_range {
     idx begin, end;
 } unit_range;
 
-/* Input products of steps s .. s + steps in processing order, as (steps, rows, blocks, 4, VL). The longer of the two
+/* Input products of steps s .. s + steps in processing order, as (steps, rows, z_width). The longer of the two
  * axes gives the rows of the product's tiles. */
 static void input_products(const forward_pass *d, idx s, idx steps, unit_range units) {
     const network *net = &d->f->net;
-    const idx block = 4 * net->k->vl, first = units.begin * block;
-    const idx t = d->reverse ? d->f->T - 1 - s : s, width = net->H_blocks * block;
+    const idx block = net->z_width / net->H_blocks, first = units.begin * block;
+    const idx t = d->reverse ? d->f->T - 1 - s : s, width = net->z_width;
     const idx in_step = d->reverse ? -d->in.time : d->in.time;
     const int by_time = steps > d->rows && in_step != d->rows * d->in.row;
     const gemm_args g = {.groups = by_time ? d->rows : steps,
@@ -160,18 +173,55 @@ static void input_products(const forward_pass *d, idx s, idx steps, unit_range u
 }
 
 /* Products of step t, or NULL if the step makes them itself. */
-static const void *step_products(const forward_pass *d, idx t) {
+static void *step_products(const forward_pass *d, idx t) {
     const forward_call *f = d->f;
-    const idx s = d->reverse ? f->T - 1 - t : t, width = f->net.H_blocks * 4 * f->net.k->vl;
+    const idx s = d->reverse ? f->T - 1 - t : t, width = f->net.z_width;
     return f->chunk ? at(&f->net, d->products, s % f->chunk * d->rows * width) : NULL;
+}
+
+/* step_rows of a variant. */
+static void variant_step_rows(const forward_pass *d, idx t, idx before, idx begin, idx end) {
+    const network *net = &d->f->net;
+    const int starts = before < 0;
+    void *products = step_products(d, t);
+    const plane z = d->gates.p ? d->gates : plane_of(products, 0, net->z_width);
+    const plane out = network_projects(net) ? d->unprojected : d->out;
+    const forward_call *f = d->f;
+    void *mask = f->s.mask ? at(net, f->s.mask, (d->first + begin) * net->H) : NULL;
+    if (mask)
+        dropout_recurrent(net, f->seq->seed, d->index, (uint64_t)((t * f->B + d->first + begin) * net->H),
+                          (end - begin) * net->H, mask);
+    const variant_step_args g = {
+        .rows = end - begin,
+        .products = at(net, products, begin * net->z_width),
+        .h = starts ? plane_at(net, d->h0, 0, begin) : plane_at(net, d->out, before, begin),
+        .h_row = starts ? d->h0.row : d->out.row,
+        .h_out = plane_at(net, d->out, t, begin),
+        .h_out_row = d->out.row,
+        .step = {.cell = &d->cell,
+                 .rows = end - begin,
+                 .z = plane_at(net, z, t, begin),
+                 .z_row = z.row,
+                 .c = starts ? plane_at(net, d->c0, 0, begin) : plane_at(net, d->c, before, begin),
+                 .c_row = starts ? d->c0.row : d->c.row,
+                 .c_out = plane_at(net, d->c, t, begin),
+                 .c_out_row = d->c.row,
+                 .out = plane_at(net, out, t, begin),
+                 .out_row = out.row,
+                 .mask = mask}};
+    variant_step(net, &d->w, &g);
 }
 
 /* Rows begin .. end of step t; they continue from step `before`, or start from the initial state (before = -1). */
 static void step_rows(const forward_pass *d, idx t, idx before, idx begin, idx end, unit_range units) {
     const network *net = &d->f->net;
-    const idx width = net->H_blocks * 4 * net->k->vl;
+    const idx width = net->z_width;
     if (begin >= end)
         return;
+    if (!net->plain) {
+        variant_step_rows(d, t, before, begin, end);
+        return;
+    }
     const int starts = before < 0;
     const void *products = step_products(d, t);
     cell_args g = {.rows = end - begin,
@@ -201,12 +251,12 @@ static void step_rows(const forward_pass *d, idx t, idx before, idx begin, idx e
 static void run_direction(const forward_pass *d) {
     const forward_call *f = d->f;
     const network *net = &f->net;
-    const idx T = f->T, H = net->H;
+    const idx T = f->T, H = net->H, P = net->P;
     const unit_range all = {0, net->H_blocks};
-    const plane hn = plane_of(d->hn, 0, H), cn = plane_of(d->cn, 0, H);
+    const plane hn = plane_of(d->hn, 0, P), cn = plane_of(d->cn, 0, H);
     const idx ever = active_rows(f->s.active, T, 0, d->first, d->rows); /* rows with any step at all */
     if (d->hn)
-        copy_rows(net, d->h0, 0, hn, 0, ever, d->rows - ever, H);
+        copy_rows(net, d->h0, 0, hn, 0, ever, d->rows - ever, P);
     if (d->cn)
         copy_rows(net, d->c0, 0, cn, 0, ever, d->rows - ever, H);
     for (idx s = 0; s < T; s++) {
@@ -219,11 +269,11 @@ static void run_direction(const forward_pass *d) {
             input_products(d, s, T - s < f->chunk ? T - s : f->chunk, all);
         step_rows(d, t, before, 0, continuing, all);
         step_rows(d, t, -1, continuing, n, all);
-        zero_rows(net, d->out, t, n, d->rows, H);
+        zero_rows(net, d->out, t, n, d->rows, P);
         if (d->copy.p)
-            copy_rows(net, d->out, t, d->copy, t, 0, d->rows, H);
+            copy_rows(net, d->out, t, d->copy, t, 0, d->rows, P);
         if (n_after < n && d->hn)
-            copy_rows(net, d->out, t, hn, 0, n_after, n - n_after, H);
+            copy_rows(net, d->out, t, hn, 0, n_after, n - n_after, P);
         if (n_after < n && d->cn)
             copy_rows(net, d->c, t, cn, 0, n_after, n - n_after, H);
     }
@@ -268,7 +318,7 @@ static void run_team(const forward_pass *d) {
     for (idx direction = 0; direction < net->D; direction++, d++) {
         const idx last = d->reverse ? 0 : f->T - 1;
         for (idx t = 0; t < f->T && d->copy.p; t++)
-            copy_rows(net, d->out, t, d->copy, t, 0, d->rows, net->H);
+            copy_rows(net, d->out, t, d->copy, t, 0, d->rows, net->P);
         if (d->hn)
             copy_rows(net, d->out, last, plane_of(d->hn, 0, net->H), 0, 0, d->rows, net->H);
         if (d->cn)
@@ -278,23 +328,23 @@ static void run_team(const forward_pass *d) {
 
 /* ---- the stack ---- */
 
-/* (L*D, B, H) initial states of a layer and direction as a plane of rows; zeros if NULL. */
-static plane initial_state(const forward_call *f, const void *states, idx index, idx first) {
-    const network *net = &f->net;
+/* (L*D, B, n) initial states of a layer and direction as a plane of rows; if NULL, the learned ones, or zeros. */
+static plane initial_state(const forward_call *f, const void *states, const void *learned, idx index, idx first,
+                           idx n) {
     if (!states)
-        return plane_of(f->s.zeros, 0, 0);
-    return plane_of(at(net, states, (index * f->B + first) * net->H), 0, net->H);
+        return plane_of(learned ? learned : f->s.zeros, 0, 0);
+    return plane_of(at(&f->net, states, (index * f->B + first) * n), 0, n);
 }
 
-static void *final_state(const forward_call *f, void *states, idx index, idx first) {
-    return states ? at(&f->net, states, (index * f->B + first) * f->net.H) : NULL;
+static void *final_state(const forward_call *f, void *states, idx index, idx first, idx n) {
+    return states ? at(&f->net, states, (index * f->B + first) * n) : NULL;
 }
 
 /* Where a layer writes its output, from row `first` on. */
 static plane layer_output(const forward_call *f, idx layer, idx first) {
     const network *net = &f->net;
-    const idx DH = net->D * net->H;
-    plane a = plane_of(NULL, f->B * DH, DH);
+    const idx DP = net->D * net->P;
+    plane a = plane_of(NULL, f->B * DP, DP);
     if (f->tape)
         a.p = network_tape_output(net, f->tape, f->T, f->B, layer);
     else if (layer == net->L - 1)
@@ -307,11 +357,11 @@ static plane layer_output(const forward_call *f, idx layer, idx first) {
 
 static plane dropped_output(const forward_call *f, idx layer, idx first, idx rows, plane out) {
     const network *net = &f->net;
-    const idx DH = net->D * net->H;
+    const idx DP = net->D * net->P;
     const plane to =
-        plane_of(at(net, network_tape_dropped(net, f->tape, f->T, f->B, layer), first * DH), f->B * DH, DH);
+        plane_of(at(net, network_tape_dropped(net, f->tape, f->T, f->B, layer), first * DP), f->B * DP, DP);
     for (idx t = 0; t < f->T; t++)
-        dropout_apply(net, f->seq->seed, layer, (uint64_t)((t * f->B + first) * DH), rows * DH,
+        dropout_apply(net, f->seq->seed, layer, (uint64_t)((t * f->B + first) * DP), rows * DP,
                       plane_at(net, out, t, 0), plane_at(net, to, t, 0));
     return to;
 }
@@ -336,32 +386,40 @@ static plane first_input(const forward_call *f, idx first, idx rows) {
 static forward_pass direction_pass(const forward_call *f, idx layer, idx direction, int part, plane in, plane out) {
     const network *net = &f->net;
     const idx first = row_split_start(&f->split, part), rows = row_split_start(&f->split, part + 1) - first;
-    const idx index = layer * net->D + direction, offset = direction * net->H;
+    const idx index = layer * net->D + direction, offset = direction * net->P;
     const idx share = f->pieces > 1 ? direction : part;
     forward_pass d = {.f = f,
                       .first = first,
                       .rows = rows,
                       .reverse = direction == 1,
+                      .index = index,
                       .I = network_layer_input(net, layer),
                       .w = network_weights(net, f->pack, layer, direction),
                       .in = in,
                       .out = plane_of(at(net, out.p, offset), out.time, out.row),
-                      .h0 = initial_state(f, f->seq->h0, index, first),
-                      .c0 = initial_state(f, f->seq->c0, index, first),
-                      .hn = final_state(f, f->seq->hn, index, first),
-                      .cn = final_state(f, f->seq->cn, index, first),
+                      .hn = final_state(f, f->seq->hn, index, first, net->P),
+                      .cn = final_state(f, f->seq->cn, index, first, net->H),
                       .products = at(net, f->s.products, share * f->s.products_part)};
+    d.h0 = initial_state(f, f->seq->h0, d.w.h0, index, first, net->P);
+    d.c0 = initial_state(f, f->seq->c0, d.w.c0, index, first, net->H);
     if (f->tape) {
         const direction_tape tape = network_direction_tape(net, f->tape, f->T, f->B, layer, direction);
         d.c = plane_of(at(net, tape.c, first * net->H), f->B * net->H, net->H);
-        d.gates = plane_of(at(net, tape.gates, first * 4 * net->H), f->B * 4 * net->H, 4 * net->H);
+        const idx gates = network_tape_gates(net);
+        d.gates = plane_of(at(net, tape.gates, first * gates), f->B * gates, gates);
+        d.unprojected = plane_of(tape.out, f->B * net->H, net->H);
         if (layer == net->L - 1) {
             d.copy = plane_of(f->seq->y, (idx)f->seq->y_time_stride, (idx)f->seq->y_row_stride);
             d.copy.p = at(net, plane_at(net, d.copy, 0, first), offset);
         }
     } else {
         d.c = plane_of(at(net, f->s.c, (direction * f->B + first) * net->H), 0, net->H);
+        d.unprojected = plane_of(f->s.out, 0, net->H);
     }
+    if (network_projects(net))
+        d.unprojected.p = plane_at(net, d.unprojected, 0, first);
+    if (!net->plain)
+        d.cell = variant_cell_of(net, &d.w);
     return d;
 }
 
@@ -398,12 +456,17 @@ static void run_stack(forward_call *f) {
 
 /* ---- entry point ---- */
 
-static void write_state(const network *net, const void *from, idx B, void *to) {
-    const size_t bytes = (size_t)(net->L * net->D * B * net->H) * net->size;
-    if (from)
-        memcpy(to, from, bytes);
-    else
-        memset(to, 0, bytes);
+/* The initial states of all layers and directions, wherever they come from. */
+static void write_states(const forward_call *f, const tape_parts *tape) {
+    const network *net = &f->net;
+    const idx B = f->B, P = net->P, H = net->H;
+    for (idx index = 0; index < net->L * net->D; index++) {
+        const layer_weights w = network_weights(net, f->pack, index / net->D, index % net->D);
+        copy_rows(net, initial_state(f, f->seq->h0, w.h0, index, 0, P), 0,
+                  plane_of(at(net, tape->h0, index * B * P), 0, P), 0, 0, B, P);
+        copy_rows(net, initial_state(f, f->seq->c0, w.c0, index, 0, H), 0,
+                  plane_of(at(net, tape->c0, index * B * H), 0, H), 0, 0, B, H);
+    }
 }
 
 static void write_tape_head(const forward_call *f) {
@@ -412,14 +475,15 @@ static void write_tape_head(const forward_call *f) {
     memset(tape.header, 0, sizeof *tape.header);
     tape.header->magic = CLSTM_TAPE_MAGIC;
     tape.header->has_lengths = f->seq->lengths != NULL;
+    tape.header->has_h0 = f->seq->h0 != NULL;
+    tape.header->has_c0 = f->seq->c0 != NULL;
     tape.header->spec = *net->spec;
     tape.header->T = f->T;
     tape.header->B = f->B;
     tape.header->seed = f->seq->seed;
     if (f->seq->lengths && f->B)
         memcpy(tape.lengths, f->seq->lengths, (size_t)f->B * sizeof *tape.lengths);
-    write_state(net, f->seq->h0, f->B, tape.h0);
-    write_state(net, f->seq->c0, f->B, tape.c0);
+    write_states(f, &tape);
 }
 
 int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence *seq, void *tape, void *workspace,
@@ -441,7 +505,7 @@ int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence
         status = network_count_active(seq->lengths, f.T, f.B, f.s.active);
     if (status)
         return status;
-    memset(f.s.zeros, 0, (size_t)(f.net.I > f.net.D * f.net.H ? f.net.I : f.net.D * f.net.H) * f.net.size);
+    memset(f.s.zeros, 0, (size_t)widest(&f.net) * f.net.size);
     if (tape)
         write_tape_head(&f);
     run_stack(&f);

@@ -2,6 +2,8 @@
 #ifndef CLSTM_KERNELS_H
 #define CLSTM_KERNELS_H
 
+#include "clstm.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -88,6 +90,92 @@ typedef struct tile_args {
     void *dst;
 } tile_args;
 
+/* ---- variants ---- */
+
+enum { GATE_I, GATE_F, GATE_G, GATE_O, CELL_OUT }; /* what has an activation: the gates, and the cell in the output */
+
+/* A layer and direction of a variant. A row of pre-activations z holds the gates that have weights, `width` elements
+ * each; a row of their gradients dz holds H elements each. */
+typedef struct variant_cell {
+    idx H, width;                 /* width: H rounded up to VL */
+    int slot[4];                  /* place of i, f, g, o in a row of z and dz; -1: no such gate */
+    int coupling;                 /* clstm_coupling */
+    int usual;                    /* activations are sigmoid and tanh, where the plain LSTM has them */
+    clstm_activation function[5]; /* of i, f, g, o, and of the cell in the output; alpha and beta filled in */
+    double clip, cell_clip;       /* 0: none */
+    const void *peephole[4];      /* (H) of i, f, -, o; or NULL */
+} variant_cell;
+
+/* The rest of a step after the products: gates, c, and o act(c), which is h unless there is a projection. */
+typedef struct variant_args {
+    const variant_cell *cell;
+    idx rows;
+    void *z; /* (rows, G, width) in: bias and products; out: with peepholes, the pre-activations before their clip */
+    idx z_row;
+    const void *c; /* (rows, H) of the step before */
+    idx c_row;
+    void *c_out; /* (rows, H); may be c */
+    idx c_out_row;
+    void *out; /* (rows, H); not c */
+    idx out_row;
+    const void *mask; /* (rows, H) contiguous: factors on g; or NULL */
+} variant_args;
+
+/* One BPTT step: from the gradient on `out` to those on the products. */
+typedef struct variant_grad_args {
+    const variant_cell *cell;
+    idx rows;
+    const void *z; /* (rows, G, width) as the step left them */
+    idx z_row;
+    const void *c_prev; /* (rows, H) */
+    idx c_prev_row;
+    void *dout; /* (rows, H) gradient on out; overwritten */
+    idx dout_row;
+    void *dc; /* (rows, H) in: gradient that later steps send to c; out: the same for the step before */
+    idx dc_row;
+    void *dz; /* (rows, G, H) out */
+    idx dz_row;
+    const void *mask; /* as in the step */
+} variant_grad_args;
+
+/* h = clip(h) of a projection. */
+typedef struct hidden_args {
+    idx rows, n;
+    double clip; /* 0: none */
+    void *h;     /* (rows, n) */
+    idx h_row;
+} hidden_args;
+
+/* Gradient on h before its clip: dh = dy + dh_next where |h| < clip, else 0. */
+typedef struct hidden_grad_args {
+    idx rows, n;
+    double clip;    /* 0: none */
+    const void *dy; /* all (rows, n) */
+    idx dy_row;
+    const void *dh_next;
+    idx dh_next_row;
+    const void *h;
+    idx h_row;
+    void *dh;
+    idx dh_row;
+} hidden_grad_args;
+
+/* sum (n) += a b over rows, rows ascending; += a if b is NULL. */
+typedef struct sum_args {
+    idx rows, n;
+    const void *a, *b; /* (rows, n) */
+    idx a_row, b_row;
+    void *sum;
+} sum_args;
+
+typedef struct variant_kernels {
+    void (*step)(const variant_args *);
+    void (*step_grad)(const variant_grad_args *);
+    void (*hidden)(const hidden_args *);
+    void (*hidden_grad)(const hidden_grad_args *);
+    void (*sum_products)(const sum_args *);
+} variant_kernels;
+
 typedef struct kernels {
     idx vl;       /* elements in a vector */
     idx panel;    /* columns side by side in a gemm panel */
@@ -98,6 +186,7 @@ typedef struct kernels {
     void (*pack)(const pack_args *);
     void (*pack_tiles)(const tile_args *);
     void (*apply)(int function, idx n, const void *x, void *y);
+    const variant_kernels *variant;
 } kernels;
 
 typedef struct clstm_isa_kernels {

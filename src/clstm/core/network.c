@@ -12,6 +12,31 @@
 
 static int in_range(int64_t value, int64_t most) { return value >= 1 && value <= most; }
 
+int network_is_plain(const clstm_spec *spec) {
+    static const clstm_variant plain;
+    return memcmp(&spec->variant, &plain, sizeof plain) == 0;
+}
+
+static int check_variant(const clstm_spec *s) {
+    const clstm_variant *v = &s->variant;
+    if (v->proj_size < 0 || v->proj_size >= s->hidden_size || (v->peepholes | 1) != 1 || (v->learned_state | 1) != 1 ||
+        v->reserved)
+        return CLSTM_ERROR_SPEC;
+    if (v->coupling < CLSTM_UNCOUPLED || v->coupling > CLSTM_NO_FORGET_GATE)
+        return CLSTM_ERROR_SPEC;
+    for (int i = 0; i < 5; i++) {
+        const clstm_activation *f = &v->activations[i];
+        if (f->kind < CLSTM_ACTIVATION_DEFAULT || f->kind > CLSTM_ACTIVATION_SOFTPLUS || !(f->alpha - f->alpha == 0) ||
+            !(f->beta - f->beta == 0))
+            return CLSTM_ERROR_SPEC;
+    }
+    if (!(v->recurrent_dropout >= 0 && v->recurrent_dropout <= 1))
+        return CLSTM_ERROR_SPEC;
+    return v->clip >= 0 && v->cell_clip >= 0 && v->proj_clip >= 0 && (v->proj_clip == 0 || v->proj_size)
+               ? CLSTM_OK
+               : CLSTM_ERROR_SPEC;
+}
+
 int clstm_check_spec(const clstm_spec *s) {
     const int64_t most = (int64_t)1 << (sizeof(size_t) == 8 ? 40 : 24);
     if (!s)
@@ -22,7 +47,9 @@ int clstm_check_spec(const clstm_spec *s) {
         return CLSTM_ERROR_SPEC;
     if ((s->bias | 1) != 1 || (s->bidirectional | 1) != 1)
         return CLSTM_ERROR_SPEC;
-    return s->dropout >= 0 && s->dropout <= 1 ? CLSTM_OK : CLSTM_ERROR_SPEC;
+    if (!(s->dropout >= 0 && s->dropout <= 1))
+        return CLSTM_ERROR_SPEC;
+    return network_is_plain(s) ? CLSTM_OK : check_variant(s);
 }
 
 int network_check_batch(const clstm_spec *spec, int64_t T, int64_t B) {
@@ -33,7 +60,42 @@ int network_check_batch(const clstm_spec *spec, int64_t T, int64_t B) {
     return T < 0 || B < 0 || T > most || B > most ? CLSTM_ERROR_SIZE : CLSTM_OK;
 }
 
-int64_t clstm_num_params(const clstm_spec *s) { return s->num_layers * (1 + s->bidirectional) * (2 + 2 * s->bias); }
+/* ---- parameters ---- */
+
+param_places network_param_places(const clstm_spec *spec) {
+    param_places p = {.weight_hr = -1, .weight_ch = -1, .h0 = -1, .c0 = -1, .count = 2 + 2 * spec->bias};
+    if (spec->variant.proj_size)
+        p.weight_hr = p.count++;
+    if (spec->variant.peepholes)
+        p.weight_ch = p.count++;
+    if (spec->variant.learned_state) {
+        p.h0 = p.count++;
+        p.c0 = p.count++;
+    }
+    return p;
+}
+
+int64_t clstm_num_params(const clstm_spec *s) {
+    return s->num_layers * (1 + s->bidirectional) * network_param_places(s).count;
+}
+
+int clstm_param_shape(const clstm_spec *s, int64_t index, int64_t *rows, int64_t *columns) {
+    const int status = clstm_check_spec(s);
+    if (status)
+        return status;
+    if (!rows || !columns)
+        return CLSTM_ERROR_NULL;
+    if (index < 0 || index >= clstm_num_params(s))
+        return CLSTM_ERROR_SIZE;
+    const param_places p = network_param_places(s);
+    const int64_t D = 1 + s->bidirectional, H = s->hidden_size, G = s->variant.coupling ? 3 : 4;
+    const int64_t P = s->variant.proj_size ? s->variant.proj_size : H, kind = index % p.count;
+    const int is_bias = kind >= 2 && kind < 2 + 2 * s->bias;
+    const int is_vector = is_bias || kind == p.h0 || kind == p.c0;
+    *rows = kind == p.weight_hr || kind == p.h0 ? P : kind == p.c0 ? H : kind == p.weight_ch ? G - 1 : G * H;
+    *columns = is_vector ? 0 : kind == 0 ? (index < D * p.count ? s->input_size : D * P) : kind == 1 ? P : H;
+    return CLSTM_OK;
+}
 
 /* ---- pack ---- */
 
@@ -48,14 +110,25 @@ typedef struct pack_header {
 
 /* Lays out one layer and direction whose input has I features. */
 static layer_weights take_weights(arena *m, const network *net, idx I, int training) {
-    const idx vl = net->k->vl, gates = net->H_blocks * 4 * vl;
+    const idx vl = net->k->vl, H = net->H, P = net->P;
     layer_weights w = {0};
-    w.bias = arena_take(m, net->size, gates, 1, 1);
-    w.w_ih = arena_take(m, net->size, gates, I, 1);
-    w.w_hh = arena_take(m, net->size, gates, net->H, 1);
+    w.bias = arena_take(m, net->size, net->z_width, 1, 1);
+    w.w_ih = arena_take(m, net->size, net->z_width, I, 1);
+    w.w_hh = arena_take(m, net->size, net->z_width, P, 1);
     if (training) {
-        w.w_ih_panels = arena_take(m, net->size, 4 * net->H, round_up(I, vl), 1);
-        w.w_hh_panels = arena_take(m, net->size, 4 * net->H, round_up(net->H, vl), 1);
+        w.w_ih_panels = arena_take(m, net->size, net->GH, round_up(I, vl), 1);
+        w.w_hh_panels = arena_take(m, net->size, net->GH, round_up(P, vl), 1);
+    }
+    if (net->plain)
+        return w;
+    if (network_projects(net)) {
+        w.w_hr = arena_take(m, net->size, round_up(P, vl), H, 1);
+        w.w_hr_panels = training ? arena_take(m, net->size, P, round_up(H, vl), 1) : NULL;
+    }
+    w.peepholes = net->spec->variant.peepholes ? arena_take(m, net->size, 3, H, 1) : NULL;
+    if (net->spec->variant.learned_state) {
+        w.h0 = arena_take(m, net->size, P, 1, 1);
+        w.c0 = arena_take(m, net->size, H, 1, 1);
     }
     return w;
 }
@@ -72,7 +145,7 @@ layer_weights network_weights(const network *net, const void *pack, idx layer, i
     if (layer > 0) { /* skip the first layer, then the equal ones above it */
         arena first = {0}, above = {0};
         take_weights(&first, net, net->I, training);
-        take_weights(&above, net, net->D * net->H, training);
+        take_weights(&above, net, net->D * net->P, training);
         m.used += (size_t)net->D * first.used + (size_t)((layer - 1) * net->D + direction) * above.used;
     }
     const idx I = network_layer_input(net, layer);
@@ -100,47 +173,54 @@ int clstm_pack_size(const clstm_spec *spec, int training, size_t *bytes) {
     return bytes ? pack_size(&net, training, bytes) : CLSTM_ERROR_NULL;
 }
 
-/* W (4H, K), transposed, to gemm panels of columns (blocks, 4, VL). */
-static void pack_gates(const network *net, const void *W, idx K, void *dst) {
-    const idx vl = net->k->vl, panel = net->k->panel;
-    for (idx block = 0; block < net->H_blocks; block++) {
-        for (idx gate = 0; gate < 4; gate++) {
-            const idx left = net->H - block * vl, col = (block * 4 + gate) * vl;
-            const pack_args args = {.K = K,
-                                    .n = left < vl ? left : vl,
-                                    .src = at(net, W, (gate * net->H + block * vl) * K),
-                                    .k_stride = 1,
-                                    .lane_stride = K,
-                                    .dst = at(net, dst, col / panel * panel * K + col % panel),
-                                    .dst_row = panel};
-            net->k->pack(&args);
-        }
-    }
+/* One vector of columns, `col` on, of a (K, columns) matrix in gemm panels; n of its lanes come from src. */
+static void pack_columns(const network *net, const void *src, idx K, idx n, idx k_stride, idx lane_stride, void *dst,
+                         idx col, idx columns) {
+    const idx panel = col / net->k->panel * net->k->panel, left = columns - panel;
+    const pack_args args = {.K = K,
+                            .n = n < net->k->vl ? n : net->k->vl,
+                            .src = src,
+                            .k_stride = k_stride,
+                            .lane_stride = lane_stride,
+                            .dst = at(net, dst, panel * K + (col - panel)),
+                            .dst_row = left < net->k->panel ? left : net->k->panel};
+    net->k->pack(&args);
 }
 
-/* W (4H, N) to gemm panels. */
-static void pack_panels(const network *net, const void *W, idx N, void *dst) {
-    const idx vl = net->k->vl, rows = 4 * net->H;
-    for (idx col = 0; col < N; col += vl) {
-        const idx panel = col / net->k->panel * net->k->panel, left = round_up(N - panel, vl);
-        const pack_args args = {.K = rows,
-                                .n = N - col < vl ? N - col : vl,
-                                .src = at(net, W, col),
-                                .k_stride = N,
-                                .lane_stride = 1,
-                                .dst = at(net, dst, panel * rows + (col - panel)),
-                                .dst_row = left < net->k->panel ? left : net->k->panel};
-        net->k->pack(&args);
-    }
+/* Column of a gate's block of hidden units among the pre-activations. */
+static idx gate_column(const network *net, idx gate, idx block) {
+    return (net->plain ? block * 4 + gate : gate * net->H_blocks + block) * net->k->vl;
+}
+
+/* W (GH, K), transposed, to gemm panels of columns (blocks, 4, VL) or (G, blocks, VL). */
+static void pack_gates(const network *net, const void *W, idx K, void *dst) {
+    const idx vl = net->k->vl;
+    for (idx block = 0; block < net->H_blocks; block++)
+        for (idx gate = 0; gate < net->GH / net->H; gate++)
+            pack_columns(net, at(net, W, (gate * net->H + block * vl) * K), K, net->H - block * vl, 1, K, dst,
+                         gate_column(net, gate, block), net->z_width);
+}
+
+/* W (rows, N) to gemm panels. */
+static void pack_panels(const network *net, const void *W, idx rows, idx N, void *dst) {
+    for (idx col = 0; col < N; col += net->k->vl)
+        pack_columns(net, at(net, W, col), rows, N - col, N, 1, dst, col, round_up(N, net->k->vl));
+}
+
+/* W (N, K), transposed, to gemm panels. */
+static void pack_transposed(const network *net, const void *W, idx N, idx K, void *dst) {
+    for (idx col = 0; col < N; col += net->k->vl)
+        pack_columns(net, at(net, W, col * K), K, N - col, 1, K, dst, col, round_up(N, net->k->vl));
 }
 
 /* bias_ih + bias_hh, in the order of the blocks; zeros without bias. */
 static void pack_bias(const network *net, const void *ih, const void *hh, void *dst) {
     const idx vl = net->k->vl;
     for (idx block = 0; block < net->H_blocks; block++) {
-        for (idx gate = 0; gate < 4; gate++) {
+        for (idx gate = 0; gate < net->GH / net->H; gate++) {
             for (idx lane = 0; lane < vl; lane++) {
-                const idx unit = block * vl + lane, to = (block * 4 + gate) * vl + lane, from = gate * net->H + unit;
+                const idx unit = block * vl + lane, to = gate_column(net, gate, block) + lane;
+                const idx from = gate * net->H + unit;
                 const int bias = ih && unit < net->H;
                 if (net->spec->dtype == CLSTM_FLOAT32)
                     ((float *)dst)[to] = bias ? ((const float *)ih)[from] + ((const float *)hh)[from] : 0;
@@ -151,13 +231,28 @@ static void pack_bias(const network *net, const void *ih, const void *hh, void *
     }
 }
 
+/* What only variants have. params: those of the layer and direction. */
+static void pack_variant(const network *net, const void *const *params, const layer_weights *w) {
+    const param_places p = network_param_places(net->spec);
+    if (w->w_hr)
+        pack_transposed(net, params[p.weight_hr], net->P, net->H, w->w_hr);
+    if (w->w_hr_panels)
+        pack_panels(net, params[p.weight_hr], net->P, net->H, w->w_hr_panels);
+    if (w->peepholes)
+        memcpy(w->peepholes, params[p.weight_ch], (size_t)(net->GH - net->H) * net->size);
+    if (w->h0) {
+        memcpy(w->h0, params[p.h0], (size_t)net->P * net->size);
+        memcpy(w->c0, params[p.c0], (size_t)net->H * net->size);
+    }
+}
+
 int clstm_pack(const clstm_spec *spec, int training, const void *const *params, void *pack) {
     const int status = clstm_check_spec(spec);
     if (status)
         return status;
     if (!params || !pack)
         return CLSTM_ERROR_NULL;
-    const int per_direction = 2 + 2 * spec->bias;
+    const int per_direction = network_param_places(spec).count;
     for (int64_t i = 0; i < clstm_num_params(spec); i++)
         if (!params[i])
             return CLSTM_ERROR_NULL;
@@ -176,11 +271,13 @@ int clstm_pack(const clstm_spec *spec, int training, const void *const *params, 
             const layer_weights w = network_weights(&net, pack, layer, direction);
             pack_bias(&net, spec->bias ? params[2] : NULL, spec->bias ? params[3] : NULL, w.bias);
             pack_gates(&net, params[0], I, w.w_ih);
-            pack_gates(&net, params[1], net.H, w.w_hh);
+            pack_gates(&net, params[1], net.P, w.w_hh);
             if (training) {
-                pack_panels(&net, params[0], I, w.w_ih_panels);
-                pack_panels(&net, params[1], net.H, w.w_hh_panels);
+                pack_panels(&net, params[0], net.GH, I, w.w_ih_panels);
+                pack_panels(&net, params[1], net.GH, net.P, w.w_hh_panels);
             }
+            if (!net.plain)
+                pack_variant(&net, params, &w);
         }
     }
     fpmode_leave(caller);
@@ -190,7 +287,8 @@ int clstm_pack(const clstm_spec *spec, int training, const void *const *params, 
 /* dropout is a matter of the call, not of the weights */
 int network_same(const clstm_spec *a, const clstm_spec *b) {
     return a->input_size == b->input_size && a->hidden_size == b->hidden_size && a->num_layers == b->num_layers &&
-           a->dtype == b->dtype && a->bias == b->bias && a->bidirectional == b->bidirectional;
+           a->dtype == b->dtype && a->bias == b->bias && a->bidirectional == b->bidirectional &&
+           memcmp(&a->variant, &b->variant, sizeof a->variant) == 0;
 }
 
 int network_open_pack(const clstm_spec *spec, const void *pack, int training, network *net) {
@@ -215,16 +313,18 @@ static tape_parts take_head(arena *m, const network *net, idx T, idx B) {
     tape_parts parts;
     parts.header = arena_take(m, sizeof(tape_header), 1, 1, 1);
     parts.lengths = arena_take(m, sizeof(int64_t), B, 1, 1);
-    parts.h0 = arena_take(m, net->size, net->L * net->D, B, net->H);
+    parts.h0 = arena_take(m, net->size, net->L * net->D, B, net->P);
     parts.c0 = arena_take(m, net->size, net->L * net->D, B, net->H);
     parts.x = arena_take(m, net->size, T, B, net->I);
     return parts;
 }
 
 static direction_tape take_direction(arena *m, const network *net, idx T, idx B) {
-    direction_tape tape;
-    tape.gates = arena_take(m, net->size, T, B, 4 * net->H);
+    direction_tape tape = {0};
+    tape.gates = arena_take(m, net->size, T, B, network_tape_gates(net));
     tape.c = arena_take(m, net->size, T, B, net->H);
+    if (network_projects(net))
+        tape.out = arena_take(m, net->size, T, B, net->H);
     return tape;
 }
 
@@ -232,9 +332,9 @@ static direction_tape take_direction(arena *m, const network *net, idx T, idx B)
 static arena tape_arena(const network *net, const void *tape, idx T, idx B, idx layer) {
     arena m = {.base = (char *)(uintptr_t)tape}, one = {0};
     take_head(&m, net, T, B);
-    arena_take(&one, net->size, T, B, net->D * net->H);
+    arena_take(&one, net->size, T, B, net->D * net->P);
     if (net->spec->dropout > 0)
-        arena_take(&one, net->size, T, B, net->D * net->H);
+        arena_take(&one, net->size, T, B, net->D * net->P);
     for (idx direction = 0; direction < net->D; direction++)
         take_direction(&one, net, T, B);
     m.overflow |= one.overflow || (layer && one.used > ((size_t)PTRDIFF_MAX - m.used) / (size_t)layer);
@@ -250,20 +350,20 @@ tape_parts network_tape(const network *net, const void *tape, idx T, idx B) {
 
 void *network_tape_output(const network *net, const void *tape, idx T, idx B, idx layer) {
     arena m = tape_arena(net, tape, T, B, layer);
-    return arena_take(&m, net->size, T, B, net->D * net->H);
+    return arena_take(&m, net->size, T, B, net->D * net->P);
 }
 
 void *network_tape_dropped(const network *net, const void *tape, idx T, idx B, idx layer) {
     arena m = tape_arena(net, tape, T, B, layer);
-    void *output = arena_take(&m, net->size, T, B, net->D * net->H);
-    return net->spec->dropout > 0 ? arena_take(&m, net->size, T, B, net->D * net->H) : output;
+    void *output = arena_take(&m, net->size, T, B, net->D * net->P);
+    return net->spec->dropout > 0 ? arena_take(&m, net->size, T, B, net->D * net->P) : output;
 }
 
 direction_tape network_direction_tape(const network *net, const void *tape, idx T, idx B, idx layer, idx direction) {
     arena m = tape_arena(net, tape, T, B, layer);
-    arena_take(&m, net->size, T, B, net->D * net->H);
+    arena_take(&m, net->size, T, B, net->D * net->P);
     if (net->spec->dropout > 0)
-        arena_take(&m, net->size, T, B, net->D * net->H);
+        arena_take(&m, net->size, T, B, net->D * net->P);
     if (direction)
         take_direction(&m, net, T, B);
     return take_direction(&m, net, T, B);
@@ -300,8 +400,8 @@ int network_count_active(const int64_t *lengths, idx T, idx B, int64_t *active) 
 
 idx network_worth_parts(const network *net, idx T, idx B) {
     /* a part of fewer multiply-adds is done before a worker has woken up (about 5 us) */
-    const double worth = 200e3, row = 4.0 * (double)net->H * (double)(net->I + net->H);
-    const double above = 4.0 * (double)net->H * (double)((net->D + 1) * net->H) * (double)(net->L - 1);
+    const double worth = 200e3, row = 4.0 * (double)net->H * (double)(net->I + net->P);
+    const double above = 4.0 * (double)net->H * (double)((net->D + 1) * net->P) * (double)(net->L - 1);
     const double work = (row + above) * (double)net->D * (double)T * (double)B;
     const int threads = clstm_get_num_threads();
     return work < worth ? 1 : work / worth < threads ? (idx)(work / worth) : threads;
@@ -317,7 +417,7 @@ row_split network_split_rows(const network *net, idx T, idx B) {
 idx network_split_units(const network *net, idx T, idx B) {
     /* what a step must cost, in multiply-adds, to make up for threads that meet after it (about half a microsecond) */
     const double worth = 50e3, step = 4.0 * (double)net->H * (double)net->H * (double)(B * net->D);
-    const idx threads = step < worth ? 1 : network_worth_parts(net, T, B);
+    const idx threads = step < worth || !net->plain ? 1 : network_worth_parts(net, T, B);
     if (threads == 1)
         return 1;
     const idx at_once = clstm_most_at_once(), most = at_once < net->H_blocks ? at_once : net->H_blocks;

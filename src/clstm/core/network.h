@@ -14,24 +14,37 @@ typedef struct network {
     size_t size; /* bytes of a real */
     idx I, H, L, D;
     idx H_blocks; /* blocks of VL hidden units */
+    int plain;    /* no variant: the fused kernels run it */
+    idx P;        /* features of h: those of the projection, or H */
+    idx GH;       /* rows of W_ih and W_hh: H for each gate that has weights */
+    idx z_width;  /* columns of the packed ones: plain (blocks, 4, VL), else (G, blocks, VL) */
 } network;
 
+int network_is_plain(const clstm_spec *spec);
+
+static inline int network_projects(const network *net) { return net->spec->variant.proj_size != 0; }
+
 static inline network network_of(const clstm_spec *spec, const clstm_isa_kernels *isa) {
+    const kernels *k = isa->type[spec->dtype];
+    const idx H = (idx)spec->hidden_size, H_blocks = (H + k->vl - 1) / k->vl, G = spec->variant.coupling ? 3 : 4;
     const network net = {.spec = spec,
-                         .k = isa->type[spec->dtype],
+                         .k = k,
                          .size = spec->dtype == CLSTM_FLOAT32 ? 4 : 8,
                          .I = (idx)spec->input_size,
-                         .H = (idx)spec->hidden_size,
+                         .H = H,
                          .L = (idx)spec->num_layers,
                          .D = spec->bidirectional ? 2 : 1,
-                         .H_blocks =
-                             ((idx)spec->hidden_size + isa->type[spec->dtype]->vl - 1) / isa->type[spec->dtype]->vl};
+                         .H_blocks = H_blocks,
+                         .plain = network_is_plain(spec),
+                         .P = spec->variant.proj_size ? (idx)spec->variant.proj_size : H,
+                         .GH = G * H,
+                         .z_width = G * H_blocks * k->vl};
     return net;
 }
 
 static inline idx round_up(idx n, idx to) { return (n + to - 1) / to * to; }
 
-static inline idx network_layer_input(const network *net, idx layer) { return layer ? net->D * net->H : net->I; }
+static inline idx network_layer_input(const network *net, idx layer) { return layer ? net->D * net->P : net->I; }
 
 /* Checks the spec and that T and B are sizes. */
 int network_check_batch(const clstm_spec *spec, int64_t T, int64_t B);
@@ -48,10 +61,20 @@ typedef struct layer_weights {
     void *w_hh;
     void *w_ih_panels; /* for training: (4H, I) and (4H, H) in gemm panels, for dx and dh */
     void *w_hh_panels;
-} layer_weights;
+    void *w_hr, *w_hr_panels; /* of a projection: (H, P) in gemm panels; for training, (P, H) too */
+    void *peepholes;          /* (2 or 3, H): of i, f, o, as far as they exist */
+    void *h0, *c0;            /* (P), (H) learned initial state */
+} layer_weights; /* of a variant, bias is (G, blocks, VL), and 4H stands for GH and H for P where h goes in */
 
 /* The weights of a layer and direction in a pack. */
 layer_weights network_weights(const network *net, const void *pack, idx layer, idx direction);
+
+/* Places of the parameter arrays of a layer and direction among each other; -1: the network has none. */
+typedef struct param_places {
+    int weight_hr, weight_ch, h0, c0, count; /* weight_ih is 0, weight_hh 1, the biases 2 and 3 */
+} param_places;
+
+param_places network_param_places(const clstm_spec *spec);
 
 /* The same weights fit both. (dropout is a matter of the call.) */
 int network_same(const clstm_spec *a, const clstm_spec *b);
@@ -66,7 +89,7 @@ enum { CLSTM_TAPE_MAGIC = 0x7a9e };
 /* Starts every tape. */
 typedef struct tape_header {
     uint32_t magic;
-    int32_t has_lengths;
+    int32_t has_lengths, has_h0, has_c0; /* that the caller gave */
     clstm_spec spec;
     int64_t T, B;
     uint64_t seed;
@@ -74,22 +97,26 @@ typedef struct tape_header {
 
 /* What one layer and direction records. */
 typedef struct direction_tape {
-    void *gates; /* (T, B, 4, H) */
+    void *gates; /* (T, B, 4, H); of a variant, pre-activations (T, B, G, H rounded up to VL) */
     void *c;     /* (T, B, H) */
+    void *out;   /* (T, B, H) what a projection projects, or NULL */
 } direction_tape;
+
+/* Elements of a row of `gates`. */
+static inline idx network_tape_gates(const network *net) { return net->plain ? 4 * net->H : net->z_width; }
 
 /* The parts of a tape. */
 typedef struct tape_parts {
     tape_header *header;
     int64_t *lengths; /* (B) */
-    void *h0, *c0;    /* (L*D, B, H) */
+    void *h0, *c0;    /* (L*D, B, P) and (L*D, B, H) */
     void *x;          /* (T, B, I) */
 } tape_parts;
 
 tape_parts network_tape(const network *net, const void *tape, idx T, idx B);
 direction_tape network_direction_tape(const network *net, const void *tape, idx T, idx B, idx layer, idx direction);
 
-/* (T, B, D*H) outputs of a layer; and the same after dropout, which is what the next layer saw. */
+/* (T, B, D*P) outputs of a layer; and the same after dropout, which is what the next layer saw. */
 void *network_tape_output(const network *net, const void *tape, idx T, idx B, idx layer);
 void *network_tape_dropped(const network *net, const void *tape, idx T, idx B, idx layer);
 

@@ -8,7 +8,7 @@ int clstm_step(const clstm_spec *spec, const void *pack, int64_t B, const void *
     const int status = network_open_pack(spec, pack, 0, &net);
     if (status)
         return status;
-    if (net.D != 1)
+    if (net.D != 1 || !net.plain)
         return CLSTM_ERROR_STREAM;
     if (network_check_batch(spec, 1, B))
         return CLSTM_ERROR_SIZE;

@@ -1,0 +1,37 @@
+/* One step of a variant, of one layer and direction: products, and the elementwise kernels around them. */
+#ifndef CLSTM_VARIANTS_H
+#define CLSTM_VARIANTS_H
+
+#include "network.h"
+
+variant_cell variant_cell_of(const network *net, const layer_weights *w);
+
+typedef struct variant_step_args {
+    idx rows;
+    const void *products; /* (rows, z_width): bias and input products */
+    const void *h;        /* (rows, P) of the step before */
+    idx h_row;
+    void *h_out; /* (rows, P); step.out, unless there is a projection */
+    idx h_out_row;
+    variant_args step; /* z may be the products */
+} variant_step_args;
+
+void variant_step(const network *net, const layer_weights *w, const variant_step_args *g);
+
+typedef struct variant_step_grad_args {
+    idx rows;
+    const void *dz_next; /* (rows, GH) of the following step; NULL: dh_next is given */
+    void *dh_next;       /* (rows, P) */
+    idx dh_next_row;
+    const void *dy; /* (rows, P) */
+    idx dy_row;
+    const void *h; /* (rows, P) of this step */
+    idx h_row;
+    void *dh_clipped; /* of a projection: (rows, P) contiguous, gradient on W_hr out */
+    variant_grad_args step;
+} variant_step_grad_args;
+
+/* From dh = dy + dz_next W_hh to dz. */
+void variant_step_grad(const network *net, const layer_weights *w, const variant_step_grad_args *g);
+
+#endif

@@ -1,0 +1,62 @@
+"""Activations of layers that are not part of an LSTM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .. import _core
+
+Function = Callable[[np.ndarray], np.ndarray]
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), the LSTM's own."""
+    return _core.apply(1, np.ascontiguousarray(x))
+
+
+def tanh(x: np.ndarray) -> np.ndarray:
+    """The LSTM's own tanh."""
+    return _core.apply(2, np.ascontiguousarray(x))
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    """max(x, 0)."""
+    y: np.ndarray = np.maximum(x, 0)
+    return y
+
+
+def elu(x: np.ndarray, alpha: float = 1.0) -> np.ndarray:
+    """x where it is positive, else alpha (exp(x) - 1) (Clevert et al. 2016)."""
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def leaky_relu(x: np.ndarray, alpha: float = 0.01) -> np.ndarray:
+    """x where it is positive, else alpha x."""
+    return np.where(x > 0, x, alpha * x)
+
+
+def softplus(x: np.ndarray) -> np.ndarray:
+    """log(1 + exp(x))."""
+    y: np.ndarray = np.logaddexp(x, 0)
+    return y
+
+
+def softsign(x: np.ndarray) -> np.ndarray:
+    """x / (1 + |x|)."""
+    y: np.ndarray = x / (1 + np.abs(x))
+    return y
+
+
+def hard_sigmoid(x: np.ndarray, alpha: float = 0.2, beta: float = 0.5) -> np.ndarray:
+    """alpha x + beta, limited to 0..1. Keras 2 and ONNX: 0.2 and 0.5; Keras 3 and PyTorch: 1/6 and 0.5."""
+    y: np.ndarray = np.clip(alpha * x + beta, 0, 1)
+    return y
+
+
+def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
+    """exp(x) / sum exp(x) along an axis."""
+    e: np.ndarray = np.exp(x - x.max(axis=axis, keepdims=True, initial=-np.inf))
+    e /= e.sum(axis=axis, keepdims=True)
+    return e

@@ -1,0 +1,268 @@
+"""Models of Keras: their LSTMs by the name of the layer, and a call that runs the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..arguments import as_real_array
+from ..lstm import LSTM
+from ..serialization import FilePath
+from .building import reading
+from .keras_file import KerasFile, layers_of, read_keras
+from .keras_layers import LAYERS, Layer
+from .keras_lstm import RecurrentLayer, Tensor, guess_layer, make_layer
+
+RECURRENT = ("LSTM", "CuDNNLSTM", "Bidirectional")
+Reference = tuple[str, int, int]  # name of a layer, which of its calls, which of its outputs
+
+
+class Call(NamedTuple):
+    """One use of a layer."""
+
+    layer: str
+    use: int  # which one, from 0
+    inputs: list[Reference]
+    state: list[Reference]  # initial state
+    mask: list[Reference]  # one, or none
+
+
+class KerasModel:
+    """A model read from a file of Keras, made by `from_keras`.
+
+    Attributes
+    ----------
+    lstms : dict of str to LSTM
+        The LSTMs by the name of the layer, with `batch_first`; those of Bidirectional are bidirectional. They are
+        what a call runs, so changing their weights changes the model.
+    inputs : tuple of str
+        Names of the input layers; empty for a Sequential model, which has one.
+    unsupported : tuple of str
+        Layers that a call lacks, as "name (class)"; `lstms` can be used all the same.
+
+    Examples
+    --------
+    See `from_keras`.
+    """
+
+    def __init__(self, file: KerasFile) -> None:
+        self._recurrent: dict[str, RecurrentLayer] = {}
+        self._layers: dict[str, Layer] = {}
+        self._calls: list[Call] = []
+        self._outputs: list[Reference] = []
+        self.inputs: tuple[str, ...] = ()
+        self.unsupported: tuple[str, ...] = ()
+        self._dtype = next((a.dtype for arrays in file.weights.values() for a in arrays), np.dtype(np.float32))
+        if self._dtype not in (np.float32, np.float64):
+            self._dtype = np.dtype(np.float32)
+        if file.config is None:
+            guesses = {name: guess_layer(arrays) for name, arrays in file.weights.items()}
+            self._recurrent = {name: layer for name, layer in guesses.items() if layer is not None}
+            self.unsupported = ("the model (its file holds weights only)",)
+        else:
+            self._read_layers(file)
+            self._read_graph(file.config)
+        self.lstms: dict[str, LSTM] = {name: layer.lstm for name, layer in self._recurrent.items()}
+
+    def __call__(self, inputs: Mapping[str, ArrayLike] | ArrayLike) -> Any:
+        """Run the model, as at inference.
+
+        Parameters
+        ----------
+        inputs : array_like or mapping of str to array_like
+            (batch, time, features) where the model says so; a mapping by the names in `inputs` if there are several.
+
+        Returns
+        -------
+        ndarray or tuple of ndarray
+            A tuple where the model has several outputs.
+
+        Raises
+        ------
+        ValueError
+            If an input is missing, or a shape does not fit. The states of stateful layers stay as they were.
+        NotImplementedError
+            If the model has layers that are not supported; the message names them.
+        """
+        if self.unsupported:
+            raise NotImplementedError(f"a call does not support {', '.join(self.unsupported)}")
+        kept = {name: layer._state for name, layer in self._recurrent.items()}
+        try:
+            return self._run(dict(self._named(inputs)))
+        except BaseException:
+            for name, state in kept.items():
+                self._recurrent[name]._state = state
+            raise
+
+    def reset_state(self) -> None:
+        """Let stateful layers start from zeros again."""
+        for layer in self._recurrent.values():
+            layer.reset_state()
+
+    def __repr__(self) -> str:
+        return f"KerasModel(inputs={self.inputs}, lstms={list(self.lstms)})"
+
+    # ---- reading ----
+
+    def _read_layers(self, file: KerasFile) -> None:
+        unsupported = []
+        for layer in layers_of(file.config):
+            name, kind, arrays = layer["config"]["name"], layer["class_name"], []
+            arrays = file.weights.get(name, [])
+            try:
+                if kind in RECURRENT:
+                    self._recurrent[name] = make_layer(layer, arrays, file.version)
+                elif kind in LAYERS:
+                    self._layers[name] = LAYERS[kind](layer, [_real(a) for a in arrays], file.version)
+                else:
+                    unsupported.append(f"{name} ({kind})")
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"layer {name!r:.60} ({kind}): {error}") from error
+            except NotImplementedError as error:
+                raise NotImplementedError(f"layer {name!r:.60} ({kind}): {error}") from error
+        self.unsupported = tuple(unsupported)
+
+    def _read_graph(self, config: Mapping[str, Any]) -> None:
+        layers = layers_of(config)
+        if config["class_name"] == "Sequential":
+            previous: Reference = ("", 0, 0)
+            for layer in layers:
+                name = layer["config"]["name"]
+                self._calls.append(Call(name, 0, [previous], [], []))
+                previous = (name, 0, 0)
+            self._outputs = [previous]
+            return
+        if config["class_name"] not in ("Functional", "Model"):
+            self.unsupported += (f"the model ({config['class_name']!r:.60})",)
+            return
+        inner = config["config"]
+        self.inputs = tuple(name for name, _, _ in _references(inner["input_layers"]))
+        self._outputs = _references(inner["output_layers"])
+        for layer in layers:
+            name = layer["config"]["name"]
+            for index, node in enumerate(layer.get("inbound_nodes") or [[]]):
+                self._calls.append(Call(name, index, *_read_node(node, layer["class_name"] in RECURRENT)))
+
+    # ---- running ----
+
+    def _named(self, inputs: Any) -> Iterator[tuple[Reference, Tensor]]:
+        """Values of the input layers."""
+        names = self.inputs or ("",)
+        if not isinstance(inputs, Mapping):
+            if len(names) != 1:
+                raise ValueError(f"a mapping of names to arrays is expected: the model has {', '.join(names)}")
+            inputs = {names[0]: inputs}
+        if inputs.keys() != set(names):
+            raise ValueError(f"inputs has {', '.join(inputs)}, but {', '.join(names)} are expected")
+        for name, value in inputs.items():
+            yield (name, 0, 0), Tensor(as_real_array("x", value, self._dtype))
+
+    def _run(self, values: dict[Reference, Tensor]) -> Any:
+        waiting = [call for call in self._calls if call.inputs or (call.layer, call.use, 0) not in values]
+        while waiting:
+            ready = [call for call in waiting if all(ref in values for ref in call.inputs + call.state + call.mask)]
+            if not ready:
+                raise ValueError(f"layer {waiting[0].layer!r:.60} reads what no layer makes")
+            for call in ready:
+                for i, tensor in enumerate(self._compute(call, values)):
+                    values[call.layer, call.use, i] = tensor
+            waiting = [call for call in waiting if call not in ready]
+        if absent := [ref for ref in self._outputs if ref not in values]:
+            raise ValueError(f"the model returns output {absent[0][2]} of layer {absent[0][0]!r:.60}, which has none")
+        outputs = [values[ref].array for ref in self._outputs]
+        last = self._calls[-1] if self._calls else None
+        if not self.inputs and last is not None:  # all that the last layer of a Sequential model returns
+            outputs = [tensor.array for ref, tensor in values.items() if ref[0] == last.layer]
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def _compute(self, call: Call, values: dict[Reference, Tensor]) -> list[Tensor]:
+        inputs, state = [values[ref] for ref in call.inputs], [values[ref].array for ref in call.state]
+        if call.mask:
+            inputs = [tensor._replace(mask=values[call.mask[0]].array) for tensor in inputs]
+        try:
+            if call.layer in self._recurrent:
+                return self._recurrent[call.layer](inputs[0], state or None)
+            return [self._layers[call.layer](inputs)]
+        except (ValueError, TypeError, IndexError) as error:
+            raise ValueError(f"layer {call.layer!r:.60} cannot be computed: {error}") from error
+
+
+def _real(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _references(value: Any) -> list[Reference]:
+    """References to tensors in a part of a configuration, as Keras 2 (lists) or Keras 3 (objects) writes them."""
+    if isinstance(value, dict):
+        if value.get("class_name") != "__keras_tensor__":
+            return []
+        value = value["config"]["keras_history"]
+    if not isinstance(value, list):
+        return []
+    if len(value) in (3, 4) and isinstance(value[0], str):
+        name, index, output = value[:3]
+        return [(name, int(index), int(output))]
+    return [reference for item in value for reference in _references(item)]
+
+
+def _read_node(node: Any, recurrent: bool) -> tuple[list[Reference], list[Reference], list[Reference]]:
+    """Inputs, initial state and mask of one use of a layer."""
+    if isinstance(node, dict):
+        arguments, options = node.get("args") or [None], node.get("kwargs") or {}
+    else:
+        arguments = [node]
+        options = next((item[3] for item in node if isinstance(item, list) and len(item) > 3), {})
+    odd = [key for key, value in options.items() if key not in ("initial_state", "mask") and _references(value)]
+    if odd:
+        raise NotImplementedError(f"{', '.join(odd)} as an input of a layer is not supported")
+    inputs = _references(arguments[0])
+    state = _references(arguments[1:]) + _references(options.get("initial_state"))
+    mask = _references(options.get("mask"))
+    return (inputs[:1], inputs[1:] + state, mask) if recurrent else (inputs, state, mask)
+
+
+def from_keras(path: FilePath) -> KerasModel:
+    """Read a model of Keras 2 or 3: its LSTMs by the name of the layer, and a call for the whole model.
+
+    Parameters
+    ----------
+    path : path-like
+        A `.keras`, `.h5` or `.weights.h5` file. The last kind holds no configuration: its LSTMs are found by their
+        arrays, and get the default activations.
+
+    Returns
+    -------
+    KerasModel
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is damaged or no file of Keras.
+    NotImplementedError
+        If an LSTM in it asks for something that is not supported; the message names it.
+
+    Examples
+    --------
+    A file of weights, made by hand:
+
+    >>> import os, tempfile
+    >>> import h5py
+    >>> import numpy as np
+    >>> import clstm
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.weights.h5")
+    >>> with h5py.File(path, "w") as file:
+    ...     for i, array in enumerate([np.ones((3, 8)), np.ones((2, 8)), np.zeros(8)]):
+    ...         file[f"layers/lstm/cell/vars/{i}"] = array.astype("f")
+    >>> model = clstm.from_keras(path)
+    >>> model.lstms["lstm"]
+    LSTM(input_size=3, hidden_size=2, num_layers=1, bias=True, batch_first=True, dropout=0.0, bidirectional=False, \
+dtype='float32')
+    """
+    file = read_keras(path)
+    with reading(path, KeyError, IndexError, AttributeError):
+        return KerasModel(file)
