@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -14,8 +14,12 @@ from numpy.typing import ArrayLike, DTypeLike
 from . import _core
 from .arguments import as_flag, as_float_dtype, as_real_array, as_size
 from .initialization import INITIALIZERS
-from .module import Module, Shape, matching_arrays
+from .module import Module, Shape, check_names_and_shapes, matching_arrays
+from .state_dicts import Source, infer_config, read_arrays, refuse_projection
 from .stream import Stream
+
+if TYPE_CHECKING:
+    import torch
 
 State = tuple[np.ndarray, np.ndarray]
 Tape: TypeAlias = _core.Tape
@@ -209,6 +213,85 @@ class LSTM(Module):
     def from_config(cls, config: Mapping[str, Any]) -> LSTM:
         """Return a new layer made with the arguments that `config()` returned, quickly: its values are to be loaded."""
         return cls(**config, init="pytorch")
+
+    # ---- from elsewhere, and back ----
+
+    @classmethod
+    def from_state_dict(
+        cls, source: Source, prefix: str = "", *, batch_first: bool = False, dropout: float = 0.0
+    ) -> LSTM:
+        """Return a new layer with the weights of an `nn.LSTM`, without PyTorch. Names and shapes tell its sizes.
+
+        Parameters
+        ----------
+        source : mapping of str to array_like, or path-like
+            A state dict, or a safetensors file, of which only this layer's arrays are read. Other entries than the
+            layer's may be there if a dot follows the prefix in their names, as in those of other layers.
+        prefix : str, default ""
+            What the names of the layer's parameters start with, such as "encoder.lstm.".
+        batch_first, dropout
+            As for the constructor: weights do not tell.
+
+        Returns
+        -------
+        LSTM
+            Its dtype is float64 if any array is, else float32; float16 is converted.
+
+        Raises
+        ------
+        ValueError
+            If names are missing or unexpected, or shapes are not an LSTM's; the message lists them. A file that is
+            damaged.
+        TypeError
+            If an array does not hold floating-point numbers that numpy has.
+        OSError
+            If the file cannot be read.
+
+        Examples
+        --------
+        >>> import clstm
+        >>> arrays = {"lstm." + name: array for name, array in clstm.LSTM(3, 4, 2, seed=0).state_dict().items()}
+        >>> clstm.LSTM.from_state_dict(arrays, "lstm.").config()["num_layers"]
+        2
+        """
+        arrays = read_arrays(source, prefix)
+        owner = f"the LSTM at {prefix!r}"
+        config = infer_config(arrays, owner)
+        refuse_projection(config.pop("proj_size", 0))
+        check_names_and_shapes(
+            {name: array.shape for name, array in arrays.items()}, dict(cls.parameter_shapes(**config)), owner
+        )
+        lstm = cls.from_config({**config, "batch_first": batch_first, "dropout": dropout})
+        lstm.load_state_dict(arrays)
+        return lstm
+
+    @classmethod
+    def from_torch(cls, module: torch.nn.LSTM) -> LSTM:
+        """Return a new layer with the weights and attributes of a `torch.nn.LSTM`.
+
+        Raises
+        ------
+        TypeError
+            If the module is no `torch.nn.LSTM`.
+        ValueError
+            If it has another dtype than float32 or float64, or a projection.
+
+        Examples
+        --------
+        See `docs/pytorch.md`.
+        """
+        from .torch import config_and_weights
+
+        config, weights = config_and_weights(module)
+        lstm = cls.from_config(config)
+        lstm.load_state_dict(weights)
+        return lstm
+
+    def to_torch(self) -> torch.nn.LSTM:
+        """Return a new `torch.nn.LSTM` with copies of this layer's weights, and its attributes."""
+        from .torch import make_module
+
+        return make_module(self)
 
     def __getattr__(self, name: str) -> np.ndarray:
         index = self.__dict__.get("_index", {})
