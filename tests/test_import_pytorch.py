@@ -69,7 +69,11 @@ def test_other_modules_are_refused():
     for module, error, message in [
         (torch.nn.GRU(3, 4), TypeError, "module is a GRU, but a torch.nn.LSTM is expected"),
         (clstm.LSTM(3, 4), TypeError, "module is a LSTM, but a torch.nn.LSTM is expected"),
-        (torch.nn.LSTM(3, 4).half(), ValueError, "module has dtype float16, but float32 or float64 is expected"),
+        (
+            torch.nn.LSTM(3, 4).half(),
+            ValueError,
+            "module has dtype torch.float16, but torch.float32 or torch.float64 is expected",
+        ),
         (torch.nn.LSTM(3, 4, proj_size=2), ValueError, "proj_size is 2, but only 0, no projection, is supported"),
     ]:
         with pytest.raises(error, match=message):
