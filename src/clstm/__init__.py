@@ -13,6 +13,15 @@ from .losses import cross_entropy, mse_loss
 from .lstm import LSTM, Tape
 from .module import Module, read_extra
 from .optim import SGD, Adam, AdamW, clip_grad_norm
+from .packing import (
+    PackedSequence,
+    pack_padded_sequence,
+    pack_sequence,
+    pad_packed_sequence,
+    pad_sequence,
+    unpack_sequence,
+    unpad_sequence,
+)
 from .runtime import cpu_info, get_num_threads, set_num_threads
 from .schedules import constant, cosine, warmup
 from .sequential import Sequential
@@ -30,6 +39,7 @@ __all__ = [
     "LSTMCell",
     "Linear",
     "Module",
+    "PackedSequence",
     "Sequential",
     "Stream",
     "Tape",
@@ -40,9 +50,15 @@ __all__ = [
     "cross_entropy",
     "get_num_threads",
     "mse_loss",
+    "pack_padded_sequence",
+    "pack_sequence",
+    "pad_packed_sequence",
+    "pad_sequence",
     "read_extra",
     "read_safetensors",
     "set_num_threads",
+    "unpack_sequence",
+    "unpad_sequence",
     "warmup",
     "write_safetensors",
 ]

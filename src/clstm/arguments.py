@@ -75,3 +75,24 @@ def as_index_array(
         at = f" at position {position}" if position else ""
         raise ValueError(f"{name} has the value {array[position]}{at}, but {limit_name} is {limit}")
     return array.astype(np.intp)
+
+
+def as_lengths(lengths: Any, owner: str, T: int, B: int, least: int = 0) -> np.ndarray:
+    """Return the lengths of `owner`'s B rows as int64, each `least` to T."""
+    try:
+        array = np.asarray(lengths)
+    except ValueError as error:
+        raise ValueError(f"lengths is no array: {error}") from error
+    if array.dtype.kind not in "iu":
+        if array.size:
+            raise TypeError(f"lengths has dtype {array.dtype}, but integers are expected")
+        array = array.astype(np.int64)
+    if array.shape != (B,):
+        raise ValueError(f"lengths has shape {array.shape}, but ({B},) is expected: one length per row of {owner}")
+    outside = (array < least) | (array > T)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise ValueError(
+            f"lengths has {array[row]} at row {row}, but {least} to {T} is expected: {owner} has {T} time steps"
+        )
+    return np.ascontiguousarray(array, np.int64)
