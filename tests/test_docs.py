@@ -46,7 +46,7 @@ def test_all_names_exist_and_the_version_is_one():
 
 
 @pytest.mark.skipif(not README.exists(), reason="the README is not beside the tests")
-@pytest.mark.parametrize("page", ["README.md", "docs/pytorch.md", "docs/ragged.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/pytorch.md", "docs/ragged.md", "docs/long-sequences.md"])
 def test_examples_in_the_pages(page, tmp_path, monkeypatch):
     """All Python blocks of a page, one after the other, in an empty directory."""
     if page == "docs/pytorch.md":

@@ -27,6 +27,7 @@ from .schedules import constant, cosine, warmup
 from .sequential import Sequential
 from .serialization import read_safetensors, write_safetensors
 from .stream import Stream
+from .truncation import Chunk, truncated_bptt
 
 __version__ = _version()
 
@@ -35,6 +36,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Chunk",
     "Embedding",
     "LSTMCell",
     "Linear",
@@ -57,6 +59,7 @@ __all__ = [
     "read_extra",
     "read_safetensors",
     "set_num_threads",
+    "truncated_bptt",
     "unpack_sequence",
     "unpad_sequence",
     "warmup",

@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 
-def as_size(name: str, value: Any, most: int = 2**40) -> int:
-    """Return `value` as an int of 1 to `most`."""
+def as_size(name: str, value: Any, most: int = 2**40, least: int = 1) -> int:
+    """Return `value` as an int of `least` to `most`."""
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} is {value!r}, but an integer is expected")
     try:
         size = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} is {value!r}, but an integer is expected") from None
-    if size < 1:
-        raise ValueError(f"{name} is {size}, but at least 1 is expected")
+    if size < least:
+        raise ValueError(f"{name} is {size}, but at least {least} is expected")
     if size > most:
         raise ValueError(f"{name} is {size}, but at most {most} is expected")
     return size
