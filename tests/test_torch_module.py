@@ -334,7 +334,7 @@ def test_under_autocast_computing_stays_in_the_dtype_of_the_parameters():
     theirs, ours = pair(3, 4)
     x = torch.ones(5, 2, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y, _ = ours(x.bfloat16())
+        y, _ = ours(x.bfloat16(), [state.bfloat16() for state in torch.zeros(2, 1, 2, 4)])
     torch.testing.assert_close(y, theirs(x)[0])
     y.sum().backward()
 
@@ -529,6 +529,9 @@ def test_what_is_not_supported_is_refused_by_name():
         ValueError, match=r"input dtype \(torch.float64\) does not match weight dtype \(torch.float32\)"
     ):
         clstm.torch.LSTM(3, 4)(rnn.PackedSequence(torch.zeros(5, 3).double(), PACKED.batch_sizes))
+    unsorted = rnn.pack_sequence([torch.zeros(2, 3), torch.zeros(3, 3)], enforce_sorted=False)
+    with pytest.raises(RuntimeError, match=r"Expected hidden\[0\] size \(1, 2, 4\), got \[1, 3, 4\]"):
+        clstm.torch.LSTM(3, 4)(unsorted, (torch.zeros(1, 3, 4), torch.zeros(1, 3, 4)))
     with pytest.raises(ValueError, match="dtype is torch.bfloat16, but torch.float32 or torch.float64 is expected"):
         clstm.torch.LSTM(3, 4).bfloat16()(ZEROS.bfloat16())
     with pytest.raises(RuntimeError, match="input is on meta, but clstm.torch.LSTM computes on the CPU"):

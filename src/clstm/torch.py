@@ -91,8 +91,11 @@ class LSTM(torch.nn.LSTM):
 
     def _packed(self, input: PackedSequence, hx: State | None) -> tuple[PackedSequence, State]:
         data, batch_sizes, sorted_indices, unsorted_indices = input
-        self.check_input(data, batch_sizes)
-        hx = hx and self.permute_hidden(hx, sorted_indices)
+        if hx is None:
+            self.check_input(data, batch_sizes)
+        else:
+            self.check_forward_args(data, hx, batch_sizes)
+            hx = self.permute_hidden(hx, sorted_indices)
         padded, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes), batch_first=self.batch_first)
         padded, state = self._run(padded, hx, lengths.numpy())
         output = pack_padded_sequence(padded, lengths, batch_first=self.batch_first).data
@@ -102,7 +105,9 @@ class LSTM(torch.nn.LSTM):
     def _run(self, x: Tensor, hx: State | None, lengths: np.ndarray | None) -> tuple[Tensor, State]:
         """Run rows that are sorted by length, if they have lengths."""
         weights: list[Any] = self._flat_weights
-        x = self._checked(x, hx, weights[0])
+        if torch.is_autocast_enabled("cpu"):
+            x, hx = x.to(weights[0].dtype), hx and (hx[0].to(weights[0].dtype), hx[1].to(weights[0].dtype))
+        self._check(x, hx, weights[0])
         h_0, c_0 = hx or (None, None)
         tensors = [tensor for tensor in (x, h_0, c_0, *weights) if tensor is not None]
         dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
@@ -122,15 +127,14 @@ class LSTM(torch.nn.LSTM):
             y, h_n, c_n, _ = call.run(dropout > 0, x, h_0, c_0, *weights)
         return y, (h_n, c_n)
 
-    def _checked(self, x: Tensor, hx: State | None, weight: Tensor) -> Tensor:
-        """x in the dtype of the parameters, if all shapes, dtypes and devices are right."""
+    def _check(self, x: Tensor, hx: State | None, weight: Tensor) -> None:
+        """Raise if a shape, dtype or device is wrong."""
         if hx is None:
             self.check_input(x, None)
         else:
             self.check_forward_args(x, hx, None)
         if weight.dtype not in DTYPES:
             raise ValueError(f"RNN weight dtype is {weight.dtype}, but torch.float32 or torch.float64 is expected")
-        x = x.to(weight.dtype)  # another under autocast only: check_input refuses it elsewhere
         if x.size(1 if self.batch_first else 0) == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         h_0, c_0 = hx or (x, x)
@@ -138,8 +142,7 @@ class LSTM(torch.nn.LSTM):
             if tensor.device.type != "cpu":
                 raise RuntimeError(f"{name} is on {tensor.device}, but clstm.torch.LSTM computes on the CPU")
             if tensor.dtype != weight.dtype:
-                raise RuntimeError(f"{name} dtype is {tensor.dtype}, but the input's is {weight.dtype}")
-        return x
+                raise RuntimeError(f"{name} dtype is {tensor.dtype}, but the weights' is {weight.dtype}")
 
     def _own_weights(self, dtype: torch.dtype) -> _core.Weights:
         if self._weights is None or self._weights_dtype != dtype:
