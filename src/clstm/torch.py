@@ -113,9 +113,10 @@ class LSTM(torch.nn.LSTM):
         dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
         call = _Call(
             weights=self._own_weights(x.dtype),
-            hidden_size=self.hidden_size,
             directions=2 if self.bidirectional else 1,
             num_layers=self.num_layers,
+            hidden_size=self.hidden_size,
+            features=self.proj_size or self.hidden_size,
             batch_first=self.batch_first,
             lengths=lengths,
             dropout=dropout,
@@ -170,9 +171,10 @@ class _Call(NamedTuple):
     """A call but for its tensors. `run` and `gradients` take and return tensors that autograd does not see."""
 
     weights: _core.Weights
-    hidden_size: int
     directions: int
     num_layers: int
+    hidden_size: int  # features of c
+    features: int  # of h
     batch_first: bool
     lengths: np.ndarray | None  # longest first
     dropout: float
@@ -183,9 +185,9 @@ class _Call(NamedTuple):
     ) -> tuple[Tensor, Tensor, Tensor, Any]:
         for i, weight in enumerate(weights):
             self.weights.assign(i, weight.detach().numpy())
-        rows = x.size(0 if self.batch_first else 1)
-        y = x.new_empty(*x.shape[:2], self.directions * self.hidden_size)
-        h_n, c_n = (x.new_empty(self.directions * self.num_layers, rows, self.hidden_size) for _ in range(2))
+        states = self.directions * self.num_layers, x.size(0 if self.batch_first else 1)
+        y = x.new_empty(*x.shape[:2], self.directions * self.features)
+        h_n, c_n = x.new_empty(*states, self.features), x.new_empty(*states, self.hidden_size)
         tape = _core.forward(
             self.weights,
             self._time_major(x),
