@@ -192,17 +192,15 @@ cdef class Weights:
     def assign(self, Py_ssize_t index, cnp.ndarray array):
         """Copy an array into parameter number `index`. Packs stay valid where its bytes are there already."""
         cdef Block block = self.blocks[index]
-        if (<object> array).shape != self.shapes[index] or cnp.PyArray_TYPE(array) != self.type_number():
+        dtype = np.dtype(np.float32 if self.itemsize == 4 else np.float64)
+        if (<object> array).shape != self.shapes[index] or array.dtype != dtype:
             raise ValueError(f"parameter {index} has shape {(<object> array).shape} and dtype {array.dtype}, but "
-                             f"{self.shapes[index]} and {'float32' if self.itemsize == 4 else 'float64'} are expected")
+                             f"{self.shapes[index]} and {dtype} are expected")
         array = np.ascontiguousarray(array)
         with cython.critical_section(self):
             if memcmp(block.data, cnp.PyArray_DATA(array), block.size):
                 memcpy(block.data, cnp.PyArray_DATA(array), block.size)
                 self.version += 1
-
-    cdef inline int type_number(self) noexcept:
-        return cnp.NPY_FLOAT32 if self.spec.dtype == CLSTM_FLOAT32 else cnp.NPY_FLOAT64
 
     cdef Pack current_pack(self, bint training):
         """The pack of the weights as they are now."""
@@ -440,7 +438,7 @@ cdef class StreamState:
         self.h = np.zeros(shape, dtype)
         self.h_next = np.zeros(shape, dtype)
         self.c = np.zeros(shape, dtype)
-        self.type_number = weights.type_number()
+        self.type_number = cnp.NPY_FLOAT32 if weights.spec.dtype == CLSTM_FLOAT32 else cnp.NPY_FLOAT64
         self.pack = weights.current_pack(False)
 
     cdef inline bint fits(self, array, int64_t features) noexcept:
