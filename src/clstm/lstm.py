@@ -258,7 +258,7 @@ class LSTM(Module):
         arrays = read_arrays(source, prefix)
         owner = f"the LSTM at {prefix!r}"
         config = infer_config(arrays, owner)
-        refuse_projection(config.pop("proj_size", 0))
+        refuse_projection(config.get("proj_size", 0))
         check_names_and_shapes(
             {name: array.shape for name, array in arrays.items()}, dict(cls.parameter_shapes(**config)), owner
         )

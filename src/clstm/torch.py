@@ -147,15 +147,7 @@ class LSTM(torch.nn.LSTM):
 
     def _own_weights(self, dtype: torch.dtype) -> _core.Weights:
         if self._weights is None or self._weights_dtype != dtype:
-            self._weights = NumpyLSTM(
-                self.input_size,
-                self.hidden_size,
-                self.num_layers,
-                bias=self.bias,
-                bidirectional=self.bidirectional,
-                dtype=DTYPES[dtype],
-                init="pytorch",
-            )._weights
+            self._weights = NumpyLSTM.from_config({**_config(self, dtype), "dropout": 0.0})._weights
             self._weights_dtype = dtype
         return self._weights
 
@@ -282,12 +274,16 @@ def config_and_weights(module: torch.nn.LSTM) -> tuple[dict[str, Any], dict[str,
     """Return the arguments of the `clstm.LSTM` that equals a `torch.nn.LSTM`, and the weights."""
     if not isinstance(module, torch.nn.LSTM):
         raise TypeError(f"module is a {type(module).__name__}, but a torch.nn.LSTM is expected")
-    refuse_projection(module.proj_size)
     weights = {name: getattr(module, name).detach().cpu() for names in module._all_weights for name in names}
     dtype = weights["weight_ih_l0"].dtype
     if dtype not in DTYPES:
         raise ValueError(f"module has dtype {dtype}, but torch.float32 or torch.float64 is expected")
-    config = {
+    return _config(module, dtype), {name: weight.numpy() for name, weight in weights.items()}
+
+
+def _config(module: torch.nn.LSTM, dtype: torch.dtype) -> dict[str, Any]:
+    refuse_projection(module.proj_size)
+    return {
         "input_size": module.input_size,
         "hidden_size": module.hidden_size,
         "num_layers": module.num_layers,
@@ -297,7 +293,6 @@ def config_and_weights(module: torch.nn.LSTM) -> tuple[dict[str, Any], dict[str,
         "bidirectional": module.bidirectional,
         "dtype": DTYPES[dtype],
     }
-    return config, {name: weight.numpy() for name, weight in weights.items()}
 
 
 def make_module(lstm: NumpyLSTM) -> torch.nn.LSTM:
