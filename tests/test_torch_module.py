@@ -219,8 +219,15 @@ def test_the_weights_of_the_call_may_be_any_tensors():
 # ---- autograd ----
 
 
-def test_nothing_is_recorded_without_need():
+def test_nothing_is_recorded_without_need(monkeypatch):
     ours = clstm.torch.LSTM(3, 4)
+    tapes, forward = [], clstm.torch._core.forward
+
+    def spy(*arguments):
+        tapes.append(forward(*arguments))
+        return tapes[-1]
+
+    monkeypatch.setattr(clstm.torch._core, "forward", spy)
     x = torch.ones(5, 2, 3)
     with torch.no_grad():
         assert ours(x)[0].grad_fn is None
@@ -228,11 +235,20 @@ def test_nothing_is_recorded_without_need():
         assert ours(x)[0].is_inference()
     ours.requires_grad_(False)
     assert not ours(x)[0].requires_grad
+    assert tapes == [None, None, None]
     assert ours(x.requires_grad_())[0].requires_grad
+    assert tapes[-1] is not None
 
 
-def test_only_wanted_gradients_are_computed():
+def test_only_wanted_gradients_are_computed(monkeypatch):
     theirs, ours = pair(3, 4)
+    computed, backward = [], clstm.torch._core.backward
+
+    def spy(tape, dy, dh_n, dc_n, *outputs):
+        computed[:] = [array is not None for array in outputs]
+        backward(tape, dy, dh_n, dc_n, *outputs)
+
+    monkeypatch.setattr(clstm.torch._core, "backward", spy)
     x, h_0, c_0 = tensors(np.ones((5, 2, 3), np.float32), *np.ones((2, 1, 2, 4), np.float32))
     weights = list(ours.parameters())
     for inputs in [(x,), (h_0,), (c_0, x), (weights[0],), weights, (x, h_0, c_0, *weights)]:
@@ -240,6 +256,8 @@ def test_only_wanted_gradients_are_computed():
             tensor.requires_grad_(any(tensor is wanted for wanted in inputs))
         expected = dict(zip(weights, theirs.parameters(), strict=True))
         found = torch.autograd.grad(ours(x, (h_0, c_0))[0].sum(), inputs)
+        wanted = [any(tensor is one for one in inputs) for tensor in (x, h_0, c_0)]
+        assert computed == [*wanted, any(tensor is one for one in inputs for tensor in weights)]
         inputs = [expected.get(tensor, tensor) for tensor in inputs]
         torch.testing.assert_close(found, torch.autograd.grad(theirs(x, (h_0, c_0))[0].sum(), inputs))
 
