@@ -64,6 +64,19 @@ def test_nothing_is_shared_with_the_module():
     assert_same_bytes(lstm.state_dict(), kept)
 
 
+def test_what_pytorch_has_not_is_refused():
+    pytest.importorskip("torch")
+
+    class Other(clstm.LSTM):
+        """A layer with an option of its own."""
+
+        def config(self):
+            return super().config() | {"peepholes": True}
+
+    with pytest.raises(ValueError, match="peepholes is True, which torch.nn.LSTM has not"):
+        Other(3, 4).to_torch()
+
+
 def test_other_modules_are_refused():
     torch = pytest.importorskip("torch")
     for module, error, message in [

@@ -289,7 +289,13 @@ class LSTM(Module):
         return lstm
 
     def to_torch(self) -> torch.nn.LSTM:
-        """Return a new `torch.nn.LSTM` with copies of this layer's weights, and its attributes."""
+        """Return a new `torch.nn.LSTM` with copies of this layer's weights, and its attributes.
+
+        Raises
+        ------
+        ValueError
+            If this layer has an option that `torch.nn.LSTM` lacks.
+        """
         from .torch import make_module
 
         return make_module(self)
