@@ -21,6 +21,8 @@ HEADER = Path(clstm.__file__).parent / "include" / "clstm.h"
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_examples_in_docstrings(name):
+    if name == "clstm.torch":
+        pytest.importorskip("torch")
     failed, _ = doctest.testmod(importlib.import_module(name))
     assert failed == 0
 
@@ -43,19 +45,19 @@ def test_all_names_exist_and_the_version_is_one():
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", clstm.__version__)
 
 
-def readme_blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
-
-
 @pytest.mark.skipif(not README.exists(), reason="the README is not beside the tests")
-def test_examples_in_the_readme(tmp_path, monkeypatch):
-    """All Python blocks, one after the other, in an empty directory."""
+@pytest.mark.parametrize("page", ["README.md", "docs/pytorch.md", "docs/ragged.md", "docs/long-sequences.md"])
+def test_examples_in_the_pages(page, tmp_path, monkeypatch):
+    """All Python blocks of a page, one after the other, in an empty directory."""
+    if page == "docs/pytorch.md":
+        pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
-    blocks = readme_blocks("python")
+    path = README.parent / page
+    blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
     assert blocks
-    names = {"__name__": "readme"}
+    names = {"__name__": "page"}
     for block in blocks:
-        exec(compile(block, str(README), "exec"), names)
+        exec(compile(block, str(path), "exec"), names)
 
 
 @pytest.mark.skipif(not README.exists(), reason="the README is not beside the tests")

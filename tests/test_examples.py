@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -31,6 +33,14 @@ def test_stream_gives_what_the_whole_sequence_gives():
     output = run("stream.py", "--samples", 101)
     assert re.match(r"\d+\.\d+ microseconds a sample\n", output)
     assert output.endswith("to the last bit: True\n")
+
+
+def test_a_pytorch_model_counts_and_is_served_without_pytorch():
+    pytest.importorskip("torch")
+    output = run("pytorch_model.py")
+    counts = re.search(r"^ones so far: (.*)$", output, re.MULTILINE)[1].split()
+    assert [round(float(count)) for count in counts] == [0, 1, 2, 2, 3, 3, 3, 4, 5, 6]
+    assert float(re.search(r"difference from PyTorch: (\S+)", output)[1]) < 1e-5
 
 
 def test_every_example_is_tested():

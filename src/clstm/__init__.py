@@ -19,11 +19,21 @@ from .losses import cross_entropy, mse_loss
 from .lstm import LSTM, Tape
 from .module import Module, read_extra
 from .optim import SGD, Adam, AdamW, clip_grad_norm
+from .packing import (
+    PackedSequence,
+    pack_padded_sequence,
+    pack_sequence,
+    pad_packed_sequence,
+    pad_sequence,
+    unpack_sequence,
+    unpad_sequence,
+)
 from .runtime import cpu_info, get_num_threads, set_num_threads
 from .schedules import constant, cosine, warmup
 from .sequential import Sequential
 from .serialization import read_safetensors, write_safetensors
 from .stream import Stream
+from .truncation import Chunk, truncated_bptt
 
 __version__ = _version()
 
@@ -33,12 +43,14 @@ __all__ = [
     "Adam",
     "AdamW",
     "AudioModel",
+    "Chunk",
     "Embedding",
     "KerasModel",
     "LSTMCell",
     "Linear",
     "Module",
     "OnnxModel",
+    "PackedSequence",
     "Sequential",
     "Stream",
     "Tape",
@@ -53,10 +65,17 @@ __all__ = [
     "from_rtneural",
     "get_num_threads",
     "mse_loss",
+    "pack_padded_sequence",
+    "pack_sequence",
+    "pad_packed_sequence",
+    "pad_sequence",
     "read_extra",
     "read_safetensors",
     "set_num_threads",
     "to_onnx",
+    "truncated_bptt",
+    "unpack_sequence",
+    "unpad_sequence",
     "warmup",
     "write_safetensors",
 ]

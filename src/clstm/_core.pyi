@@ -18,6 +18,7 @@ class Weights:
     ) -> None: ...
     def view(self, index: int) -> np.ndarray: ...
     def copy(self, index: int) -> np.ndarray: ...
+    def assign(self, index: int, array: np.ndarray) -> None: ...
 
 @final
 class Tape:
@@ -25,6 +26,8 @@ class Tape:
     B: int
     meta: Any
     def is_of(self, weights: Weights) -> bool: ...
+    def _detach(self) -> tuple[np.ndarray, Tape]: ...
+    def _attach(self, memory: np.ndarray) -> Tape: ...
 
 class StreamState:
     batch_size: int
@@ -45,16 +48,17 @@ def forward(
     training: bool,
     seed: int,
     meta: Any,
+    dropout: float | None = None,
 ) -> Tape | None: ...
 def backward(
     tape: Tape,
     dy: np.ndarray | None,
     dhn: np.ndarray | None,
     dcn: np.ndarray | None,
-    dx: np.ndarray,
-    dh0: np.ndarray,
-    dc0: np.ndarray,
-    grads: list[np.ndarray],
+    dx: np.ndarray | None,
+    dh0: np.ndarray | None,
+    dc0: np.ndarray | None,
+    grads: list[np.ndarray] | None,
 ) -> None: ...
 def version() -> str: ...
 def isa() -> str: ...

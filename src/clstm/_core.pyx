@@ -7,7 +7,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
 from cpython.pyport cimport PY_SSIZE_T_MAX
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 cimport numpy as cnp
 
@@ -43,6 +43,21 @@ cdef class Block:
         self.memory = np.empty(size + 64, np.uint8)
         self.data = <char *> ((<uintptr_t> cnp.PyArray_DATA(self.memory) + 63) & ~<uintptr_t> 63)
         self.size = size
+
+
+cdef Block borrow_block(cnp.ndarray memory):
+    """The bytes of an array as a block; a copy of them if they are not aligned."""
+    cdef size_t size = memory.nbytes
+    cdef Block block
+    if <uintptr_t> cnp.PyArray_DATA(memory) & 63:
+        block = Block(size)
+        memcpy(block.data, cnp.PyArray_DATA(memory), size)
+        return block
+    block = Block(0)
+    block.memory = memory
+    block.data = <char *> cnp.PyArray_DATA(memory)
+    block.size = size
+    return block
 
 
 cdef enum:
@@ -196,6 +211,19 @@ cdef class Weights:
         memcpy(cnp.PyArray_DATA(array), block.data, block.size)
         return array
 
+    def assign(self, Py_ssize_t index, cnp.ndarray array):
+        """Copy an array into parameter number `index`. Packs stay valid where its bytes are there already."""
+        cdef Block block = self.blocks[index]
+        dtype = np.dtype(np.float32 if self.itemsize == 4 else np.float64)
+        if (<object> array).shape != self.shapes[index] or array.dtype != dtype:
+            raise ValueError(f"parameter {index} has shape {(<object> array).shape} and dtype {array.dtype}, but "
+                             f"{self.shapes[index]} and {dtype} are expected")
+        array = np.ascontiguousarray(array)
+        with cython.critical_section(self):
+            if memcmp(block.data, cnp.PyArray_DATA(array), block.size):
+                memcpy(block.data, cnp.PyArray_DATA(array), block.size)
+                self.version += 1
+
     cdef Pack current_pack(self, bint training):
         """The pack of the weights as they are now."""
         cdef Pack pack
@@ -258,8 +286,10 @@ cdef class Tape:
     """
 
     cdef Weights weights
+    cdef clstm_spec spec  # that of the weights, with the dropout of the call
     cdef Pack pack
     cdef Block block
+    cdef bint borrowed  # the block is another owner's
     cdef readonly int64_t T, B
     cdef readonly object meta  # the caller's: how to shape the gradients
 
@@ -267,12 +297,44 @@ cdef class Tape:
         """Whether the tape was recorded by these weights' network."""
         return self.weights is weights
 
+    def _detach(self):
+        """The recording as an array of bytes, which owns it, and a tape without one. For those who keep arrays, such
+        as PyTorch's graph."""
+        cdef cnp.npy_intp size = self.size()
+        cdef cnp.ndarray memory = cnp.PyArray_SimpleNewFromData(1, &size, cnp.NPY_UINT8, self.block.data)
+        cnp.set_array_base(memory, self)
+        return memory, self.without_block()
+
+    def _attach(self, cnp.ndarray memory):
+        """This tape with the recording that `_detach` returned, or a copy of it."""
+        if cnp.PyArray_TYPE(memory) != cnp.NPY_UINT8 or memory.nbytes != self.size() or not memory.flags.c_contiguous:
+            raise ValueError(f"memory has {memory.nbytes} bytes, but the {self.size()} of a recording are expected")
+        cdef Tape tape = self.without_block()
+        tape.block = borrow_block(memory)
+        tape.borrowed = True
+        return tape
+
+    cdef Tape without_block(self):
+        cdef Tape tape = Tape.__new__(Tape)
+        tape.weights = self.weights
+        tape.spec = self.spec
+        tape.pack = self.pack
+        tape.T = self.T
+        tape.B = self.B
+        tape.meta = self.meta
+        return tape
+
+    cdef size_t size(self) except? 0:
+        cdef size_t size = 0
+        check(clstm_tape_size(&self.spec, self.T, self.B, &size))
+        return size
+
     def __dealloc__(self):
-        if self.block is not None:
+        if self.block is not None and not self.borrowed:
             give_block(self.weights.spare_tapes, self.block)
 
     def __repr__(self):
-        return f"Tape({self.T} steps, {self.B} rows, {self.block.size} bytes)"
+        return f"Tape({self.T} steps, {self.B} rows, {self.size()} bytes)"
 
 
 cdef inline void *data_of(object array) noexcept:
@@ -283,9 +345,11 @@ cdef inline int64_t stride_of(cnp.ndarray array, int axis) noexcept:
     return cnp.PyArray_STRIDE(array, axis) // cnp.PyArray_ITEMSIZE(array)
 
 
-def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengths, bint training, uint64_t seed, meta):
-    """Run a batch. x (T, B, I) and y (T, B, D*H) with any outer strides; states (L*D, B, H) or None. Returns a Tape
-    if training, else None."""
+def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengths, bint training, uint64_t seed, meta,
+            dropout=None):
+    """Run a batch. x (T, B, I) and y (T, B, D*H) with any outer strides; states (L*D, B, H) or None; dropout of this
+    call or None, which means that of the weights. Returns a Tape if training, else None."""
+    cdef clstm_spec spec = weights.spec
     cdef clstm_sequence seq
     cdef Pack pack = weights.current_pack(training)
     cdef Block workspace, tape_block
@@ -293,6 +357,8 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
     cdef void *tape_data = NULL
     cdef int status
     cdef Tape tape = None
+    if dropout is not None:
+        spec.dropout = dropout
     seq.T = cnp.PyArray_DIM(x, 0)
     seq.B = cnp.PyArray_DIM(x, 1)
     seq.lengths = <const int64_t *> data_of(lengths)
@@ -308,21 +374,22 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
     seq.hn = data_of(hn)
     seq.cn = data_of(cn)
     if training:
-        check(clstm_tape_size(&weights.spec, seq.T, seq.B, &size))
+        check(clstm_tape_size(&spec, seq.T, seq.B, &size))
         tape_block = take_block(weights.spare_tapes, size)
         tape_data = tape_block.data
     elif weights.spare_tapes:
         weights.spare_tapes.clear()  # whoever serves now has no use for them
-    check(clstm_forward_workspace(&weights.spec, seq.T, seq.B, &size))
+    check(clstm_forward_workspace(&spec, seq.T, seq.B, &size))
     workspace = take_block(weights.spare_workspaces, size)
     with nogil:
-        status = clstm_forward(&weights.spec, pack.block.data, &seq, tape_data, workspace.data, workspace.size)
+        status = clstm_forward(&spec, pack.block.data, &seq, tape_data, workspace.data, workspace.size)
     if workspace.size <= LARGEST_WORKSPACE:
         give_block(weights.spare_workspaces, workspace)
     check(status)
     if training:
         tape = Tape.__new__(Tape)
         tape.weights = weights
+        tape.spec = spec
         tape.pack = pack
         tape.block = tape_block
         tape.T = seq.T
@@ -331,36 +398,43 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
     return tape
 
 
-def backward(Tape tape, dy, dhn, dcn, cnp.ndarray dx, dh0, dc0, list grads):
-    """Gradients of the forward pass that made the tape, into dx (T, B, I), dh0, dc0 and grads (one a parameter)."""
+def backward(Tape tape, dy, dhn, dcn, dx, dh0, dc0, list grads):
+    """Gradients of the forward pass that made the tape, into dx (T, B, I), dh0, dc0 and grads (one a parameter); each
+    may be None, which means not wanted."""
     cdef Weights weights = tape.weights
     cdef clstm_gradients g
-    if len(grads) != len(weights.shapes):
-        raise ValueError(f"grads has {len(grads)} arrays, but there are {len(weights.shapes)} parameters")
-    cdef Block workspace, pointers = Block(len(grads) * sizeof(void *))
+    cdef Block workspace, pointers
     cdef size_t size = 0
     cdef int status
     cdef Py_ssize_t i
-    cdef void **dparams = <void **> pointers.data
+    cdef void **dparams
+    if tape.block is None:
+        raise ValueError("the tape is detached from its recording")
     memset(&g, 0, sizeof(g))
-    for i in range(len(grads)):
-        dparams[i] = data_of(grads[i])
-    g.dparams = dparams
+    if grads is not None:
+        if len(grads) != len(weights.shapes):
+            raise ValueError(f"grads has {len(grads)} arrays, but there are {len(weights.shapes)} parameters")
+        pointers = Block(len(grads) * sizeof(void *))
+        dparams = <void **> pointers.data
+        for i in range(len(grads)):
+            dparams[i] = data_of(grads[i])
+        g.dparams = dparams
     if dy is not None:
         g.dy = data_of(dy)
         g.dy_time_stride = stride_of(dy, 0)
         g.dy_row_stride = stride_of(dy, 1)
     g.dhn = data_of(dhn)
     g.dcn = data_of(dcn)
-    g.dx = cnp.PyArray_DATA(dx)
-    g.dx_time_stride = stride_of(dx, 0)
-    g.dx_row_stride = stride_of(dx, 1)
+    if dx is not None:
+        g.dx = data_of(dx)
+        g.dx_time_stride = stride_of(dx, 0)
+        g.dx_row_stride = stride_of(dx, 1)
     g.dh0 = data_of(dh0)
     g.dc0 = data_of(dc0)
-    check(clstm_backward_workspace(&weights.spec, tape.T, tape.B, &size))
+    check(clstm_backward_workspace(&tape.spec, tape.T, tape.B, &size))
     workspace = take_block(weights.spare_workspaces, size)
     with nogil:
-        status = clstm_backward(&weights.spec, tape.pack.block.data, tape.block.data, &g, workspace.data,
+        status = clstm_backward(&tape.spec, tape.pack.block.data, tape.block.data, &g, workspace.data,
                                 workspace.size)
     if workspace.size <= LARGEST_WORKSPACE:
         give_block(weights.spare_workspaces, workspace)

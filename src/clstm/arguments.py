@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 
-def as_size(name: str, value: Any, most: int = 2**40) -> int:
-    """Return `value` as an int of 1 to `most`."""
+def as_size(name: str, value: Any, most: int = 2**40, least: int = 1) -> int:
+    """Return `value` as an int of `least` to `most`."""
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} is {value!r}, but an integer is expected")
     try:
         size = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} is {value!r}, but an integer is expected") from None
-    if size < 1:
-        raise ValueError(f"{name} is {size}, but at least 1 is expected")
+    if size < least:
+        raise ValueError(f"{name} is {size}, but at least {least} is expected")
     if size > most:
         raise ValueError(f"{name} is {size}, but at most {most} is expected")
     return size
@@ -85,3 +85,24 @@ def as_index_array(
         at = f" at position {position}" if position else ""
         raise ValueError(f"{name} has the value {array[position]}{at}, but {limit_name} is {limit}")
     return array.astype(np.intp)
+
+
+def as_lengths(lengths: Any, owner: str, T: int, B: int, least: int = 0) -> np.ndarray:
+    """Return the lengths of `owner`'s B rows as int64, each `least` to T."""
+    try:
+        array = np.asarray(lengths)
+    except ValueError as error:
+        raise ValueError(f"lengths is no array: {error}") from error
+    if array.dtype.kind not in "iu":
+        if array.size:
+            raise TypeError(f"lengths has dtype {array.dtype}, but integers are expected")
+        array = array.astype(np.int64)
+    if array.shape != (B,):
+        raise ValueError(f"lengths has shape {array.shape}, but ({B},) is expected: one length per row of {owner}")
+    outside = (array < least) | (array > T)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise ValueError(
+            f"lengths has {array[row]} at row {row}, but {least} to {T} is expected: {owner} has {T} time steps"
+        )
+    return np.ascontiguousarray(array, np.int64)

@@ -6,17 +6,22 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _core
-from .arguments import as_flag, as_float_dtype, as_probability, as_real_array, as_size
+from .arguments import as_flag, as_float_dtype, as_lengths, as_probability, as_real_array, as_size
 from .initialization import INITIALIZERS
-from .module import Module, Shape, matching_arrays
+from .module import Module, Shape, check_names_and_shapes, matching_arrays
+from .packing import PackedSequence, pack_like, pad_packed_sequence
+from .state_dicts import Source, infer_config, read_arrays
 from .stream import Stream
 from .variants import Activation, Variant
+
+if TYPE_CHECKING:
+    import torch
 
 State = tuple[np.ndarray, np.ndarray]
 Tape: TypeAlias = _core.Tape
@@ -265,6 +270,90 @@ class LSTM(Module):
         """Return a new layer made with the arguments that `config()` returned, quickly: its values are to be loaded."""
         return cls(**config, init="pytorch")
 
+    # ---- from elsewhere, and back ----
+
+    @classmethod
+    def from_state_dict(
+        cls, source: Source, prefix: str = "", *, batch_first: bool = False, dropout: float = 0.0
+    ) -> LSTM:
+        """Return a new layer with the weights of an `nn.LSTM`, without PyTorch. Names and shapes tell its sizes.
+
+        Parameters
+        ----------
+        source : mapping of str to array_like, or path-like
+            A state dict, or a safetensors file, of which only this layer's arrays are read. Other entries than the
+            layer's may be there if a dot follows the prefix in their names, as in those of other layers.
+        prefix : str, default ""
+            What the names of the layer's parameters start with, such as "encoder.lstm.".
+        batch_first, dropout
+            As for the constructor: weights do not tell.
+
+        Returns
+        -------
+        LSTM
+            Its dtype is float64 if any array is, else float32; float16 is converted.
+
+        Raises
+        ------
+        ValueError
+            If names are missing or unexpected, or shapes are not an LSTM's; the message lists them. A file that is
+            damaged.
+        TypeError
+            If an array does not hold floating-point numbers that numpy has.
+        OSError
+            If the file cannot be read.
+
+        Examples
+        --------
+        >>> import clstm
+        >>> arrays = {"lstm." + name: array for name, array in clstm.LSTM(3, 4, 2, seed=0).state_dict().items()}
+        >>> clstm.LSTM.from_state_dict(arrays, "lstm.").config()["num_layers"]
+        2
+        """
+        arrays = read_arrays(source, prefix)
+        owner = f"the LSTM at {prefix!r}"
+        config = infer_config(arrays, owner)
+        check_names_and_shapes(
+            {name: array.shape for name, array in arrays.items()}, dict(cls.parameter_shapes(**config)), owner
+        )
+        lstm = cls.from_config({**config, "batch_first": batch_first, "dropout": dropout})
+        lstm.load_state_dict(arrays)
+        return lstm
+
+    @classmethod
+    def from_torch(cls, module: torch.nn.LSTM) -> LSTM:
+        """Return a new layer with the weights and attributes of a `torch.nn.LSTM`.
+
+        Raises
+        ------
+        TypeError
+            If the module is no `torch.nn.LSTM`.
+        ValueError
+            If it has another dtype than float32 or float64.
+
+        Examples
+        --------
+        See `docs/pytorch.md`.
+        """
+        from .torch import config_and_weights
+
+        config, weights = config_and_weights(module)
+        lstm = cls.from_config(config)
+        lstm.load_state_dict(weights)
+        return lstm
+
+    def to_torch(self) -> torch.nn.LSTM:
+        """Return a new `torch.nn.LSTM` with copies of this layer's weights, and its attributes.
+
+        Raises
+        ------
+        ValueError
+            If this layer has an option that `torch.nn.LSTM` lacks.
+        """
+        from .torch import make_module
+
+        return make_module(self)
+
     def __getattr__(self, name: str) -> np.ndarray:
         index = self.__dict__.get("_index", {})
         if name in index:
@@ -299,13 +388,16 @@ class LSTM(Module):
     # ---- calls ----
 
     def __call__(
-        self, x: ArrayLike, state: tuple[ArrayLike | None, ArrayLike | None] | None = None, lengths: Any = None
-    ) -> tuple[np.ndarray, State]:
+        self,
+        x: ArrayLike | PackedSequence,
+        state: tuple[ArrayLike | None, ArrayLike | None] | None = None,
+        lengths: Any = None,
+    ) -> tuple[Any, State]:
         """Run sequences, without recording anything.
 
         Parameters
         ----------
-        x : array_like of shape (time, batch, input_size)
+        x : array_like of shape (time, batch, input_size), or PackedSequence
             Or (batch, time, input_size) with `batch_first`, or (time, input_size) for one sequence without batch
             axis. An array of the layer's dtype with contiguous features is not copied. Time and batch may be 0.
         state : (h_0, c_0), optional
@@ -318,7 +410,7 @@ class LSTM(Module):
 
         Returns
         -------
-        y : ndarray of shape (time, batch, D * P)
+        y : ndarray of shape (time, batch, D * P), or PackedSequence
             Outputs of the last layer, [forward | reverse]; laid out like x.
         (h_n, c_n) : tuple of ndarray
             Final states, in the shape of the initial ones: layer 0 forward, layer 0 reverse, layer 1 forward, ...
@@ -334,13 +426,16 @@ class LSTM(Module):
         return y, state
 
     def forward(
-        self, x: ArrayLike, state: tuple[ArrayLike | None, ArrayLike | None] | None = None, lengths: Any = None
-    ) -> tuple[np.ndarray, State, Tape]:
+        self,
+        x: ArrayLike | PackedSequence,
+        state: tuple[ArrayLike | None, ArrayLike | None] | None = None,
+        lengths: Any = None,
+    ) -> tuple[Any, State, Tape]:
         """Run sequences as a plain call does, with dropout, and record what `backward` needs.
 
         Returns
         -------
-        y : ndarray
+        y : ndarray or PackedSequence
         (h_n, c_n) : tuple of ndarray
         tape : Tape
             For `backward`. It keeps copies of what it needs: x and the weights may change before that.
@@ -350,24 +445,24 @@ class LSTM(Module):
     def backward(
         self,
         tape: Tape,
-        dy: ArrayLike | None = None,
+        dy: ArrayLike | PackedSequence | None = None,
         dstate: tuple[ArrayLike | None, ArrayLike | None] | None = None,
-    ) -> tuple[np.ndarray, State, dict[str, np.ndarray]]:
+    ) -> tuple[Any, State, dict[str, np.ndarray]]:
         """Return the gradients of a loss by backpropagation through time.
 
         Parameters
         ----------
         tape : Tape
             From this layer's `forward`. It is only read, so it can be used again.
-        dy : array_like, optional
+        dy : array_like or PackedSequence, optional
             Gradient of the loss with respect to y, in the shape of y; zeros by default.
         dstate : (dh_n, dc_n), optional
             Gradient with respect to the final states, in their shape; zeros by default, as either may be.
 
         Returns
         -------
-        dx : ndarray
-            Gradient with respect to x, in the shape of x; 0 beyond the lengths.
+        dx : ndarray or PackedSequence
+            Gradient with respect to x, in the shape of x; 0 beyond the lengths. Packed where dy is.
         (dh_0, dc_0) : tuple of ndarray
             Gradient with respect to the initial states.
         grads : dict of str to ndarray
@@ -378,6 +473,9 @@ class LSTM(Module):
         ValueError
             If the tape is of another layer, or a shape is wrong.
         """
+        if isinstance(dy, PackedSequence):
+            dx, dstate, grads = self.backward(tape, pad_packed_sequence(dy, self.batch_first)[0], dstate)
+            return pack_like(dx, dy, self.batch_first), dstate, grads
         if not isinstance(tape, Tape) or not tape.is_of(self._weights):
             raise ValueError(f"tape is {tape!r}, but one that this layer's forward returned is expected")
         layout: _Layout = tape.meta
@@ -430,13 +528,21 @@ class LSTM(Module):
 
     # ---- arrays in and out ----
 
-    def _run(self, x: ArrayLike, state: Any, lengths: Any, training: bool) -> tuple[np.ndarray, State, Any]:
+    def _run(self, x: Any, state: Any, lengths: Any, training: bool) -> tuple[Any, State, Any]:
+        if isinstance(x, PackedSequence):
+            if lengths is not None:
+                raise ValueError("lengths is given, but None is expected: a PackedSequence has its own")
+            if np.ndim(x.data) != 2:
+                raise ValueError(f"x.data has shape {np.shape(x.data)}, but (steps, {self.input_size}) is expected")
+            padded, lengths = pad_packed_sequence(x, self.batch_first)
+            y, state, tape = self._run(padded, state, lengths, training)
+            return pack_like(y, x, self.batch_first), state, tape
         x = as_real_array("x", x, self.dtype)
         layout = _Layout(x.ndim != 2, None)
         x = self._time_major("x", x, self.input_size, layout.batched)
         T, B = x.shape[:2]
         if lengths is not None:
-            lengths, order = _as_lengths(lengths, T, B)
+            lengths, order = _sorted_lengths(lengths, T, B)
             layout = _Layout(layout.batched, order)
             x = _take(x, order)
         h_0, c_0 = self._states(("h_0", "c_0"), "state", state, B, layout)
@@ -522,25 +628,11 @@ def _restore(array: np.ndarray, order: np.ndarray) -> None:
     array[:, order] = array.copy()
 
 
-def _as_lengths(lengths: Any, T: int, B: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _sorted_lengths(lengths: Any, T: int, B: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Lengths from the longest to the shortest, and the order that sorts them (None if they are sorted)."""
-    try:
-        array = np.asarray(lengths)
-    except ValueError as error:
-        raise ValueError(f"lengths is no array: {error}") from error
-    if array.dtype.kind not in "iu":
-        if array.size:
-            raise TypeError(f"lengths has dtype {array.dtype}, but integers are expected")
-        array = array.astype(np.int64)
-    if array.shape != (B,):
-        raise ValueError(f"lengths has shape {array.shape}, but ({B},) is expected: one length per row of x")
-    outside = (array < 0) | (array > T)
-    if outside.any():
-        row = int(np.argmax(outside))
-        raise ValueError(f"lengths has {array[row]} at row {row}, but 0 to {T} is expected: x has {T} time steps")
-    array = array.astype(np.int64)
+    array = as_lengths(lengths, "x", T, B)
     if np.all(array[1:] <= array[:-1]):
-        return np.ascontiguousarray(array), None
+        return array, None
     order = np.argsort(-array, kind="stable")
     return array[order], order
 

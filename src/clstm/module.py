@@ -170,7 +170,7 @@ class Module(ABC):
             own = {name: array for name, array in tensors.items() if not name.startswith(EXTRA)}
             # Compared before anything is built, and not without end: a hostile file asks for any size or number.
             shapes = dict(islice(kind.parameter_shapes(**config), len(own) + 100))
-            _check_names_and_shapes({name: array.shape for name, array in own.items()}, shapes, kind.__name__)
+            check_names_and_shapes({name: array.shape for name, array in own.items()}, shapes, kind.__name__)
             module = kind.from_config(config)
             module.load_state_dict(own)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -271,7 +271,7 @@ def matching_arrays(
     if types:
         wrong = ", ".join(f"{name!r} has dtype {dtype}" for name, dtype in types.items())
         raise TypeError(f"{owner}: {wrong}, but real numbers are expected")
-    _check_names_and_shapes(
+    check_names_and_shapes(
         {name: array.shape for name, array in arrays.items()},
         {name: array.shape for name, array in expected.items()},
         owner,
@@ -279,7 +279,7 @@ def matching_arrays(
     return {name: np.array(arrays[name], dtype=array.dtype) for name, array in expected.items()}
 
 
-def _check_names_and_shapes(given: Mapping[str, Shape], expected: Mapping[str, Shape], owner: str) -> None:
+def check_names_and_shapes(given: Mapping[str, Shape], expected: Mapping[str, Shape], owner: str) -> None:
     if problems := list(_differences(given, expected)):
         raise ValueError(f"{owner}: {'; '.join(problems)}")
 
