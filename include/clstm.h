@@ -7,9 +7,14 @@
  * network's dtype says. Strides count elements, not bytes.
  *
  * Ownership: the caller owns every buffer; nothing is allocated, printed or kept by forward, backward or step.
- * Errors: every function that can fail returns a clstm_status; nothing was written unless it says otherwise.
+ * Buffers that a function writes must not overlap others of the call, unless it says so.
+ * Errors: every function that can fail returns a clstm_status; nothing was written unless it says otherwise. Each
+ * comment names the errors of its function. Structs are filled in by name from zero ({.T = 5}, or memset).
  * Threads: any number of threads may call at once, on the same network and pack, with their own outputs,
  * tapes and workspaces.
+ * Real time: clstm_step, and clstm_forward with a limit of one thread, take no lock, allocate nothing and make no
+ * system call, from the second call on (the first one asks the processor and the environment what to use).
+ * Stability: docs/embedding.md says what may change, and when.
  */
 #ifndef CLSTM_H
 #define CLSTM_H
@@ -17,9 +22,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if defined(__GNUC__) && !defined(_WIN32)
+#pragma GCC visibility push(default) /* the library is compiled with -fvisibility=hidden: only these are exported */
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* Of the binary interface: a program runs with a library of the same major and of its own or a later minor version. */
+#define CLSTM_ABI_MAJOR 1
+#define CLSTM_ABI_MINOR 0
 
 /* ---- status ------------------------------------------------------------------------------------------- */
 
@@ -55,11 +68,13 @@ const char *clstm_isa_reason(void);
 /* Name of the i-th instruction set this build contains and this machine runs, best first; NULL past the end. */
 const char *clstm_isa_available(int i);
 
-/* Makes new packs use the kernels of `name`; packs that exist keep theirs. CLSTM_ERROR_ISA if it cannot run. */
+/* Makes new packs use the kernels of `name`; packs that exist keep theirs. For the whole process, from any thread.
+ * Errors: NULL, ISA (it cannot run here). */
 int clstm_set_isa(const char *name);
 
 /* Upper limit of the threads that one process's calls use, the calling ones included: 1 to 1024. Default:
- * CLSTM_NUM_THREADS, else the processors that this process may run on. */
+ * CLSTM_NUM_THREADS, else the processors that this process may run on. From any thread, also while calls run; workers
+ * above a lower limit leave after the part in hand. Errors: THREADS. */
 int clstm_set_num_threads(int n);
 int clstm_get_num_threads(void);
 
@@ -84,22 +99,24 @@ typedef struct clstm_spec {
     double dropout;        /* 0..1, on the outputs of every layer but the last, in training */
 } clstm_spec;
 
-/* CLSTM_OK when every field is in range. */
+/* CLSTM_OK when every field is in range. Errors: NULL, SPEC. */
 int clstm_check_spec(const clstm_spec *spec);
 
 /* Number of parameter arrays: L * D * (2 + 2 * bias). They are ordered as PyTorch's state_dict: for each layer,
  * for each direction, weight_ih (4H, I or D*H), weight_hh (4H, H), then bias_ih (4H), bias_hh (4H). The gates
- * lie in the order i, f, g, o along the first axis. */
+ * lie in the order i, f, g, o along the first axis. The spec must be one that clstm_check_spec accepts. */
 int64_t clstm_num_params(const clstm_spec *spec);
 
 /* ---- packing ------------------------------------------------------------------------------------------ */
 
 /* Kernels read weights from a pack: the same numbers in blocks as wide as a vector, the four gates of a hidden
  * unit side by side. A pack is plain memory, tied to one spec and one instruction set, read-only after it is
- * made, and shared freely between threads. `training` adds what clstm_backward needs. */
+ * made, and shared freely between threads. `training` adds what clstm_backward needs. A pack is of this process and
+ * machine: do not store it. Errors: NULL, SPEC, SIZE. */
 int clstm_pack_size(const clstm_spec *spec, int training, size_t *bytes);
 
-/* params: clstm_num_params(spec) pointers to real arrays. pack: clstm_pack_size bytes, aligned to 64. */
+/* params: clstm_num_params(spec) pointers to real arrays, which are copied. pack: clstm_pack_size bytes, aligned to 64;
+ * the caller's, and free to be dropped when no call or tape uses it. Errors: NULL, SPEC, SIZE. */
 int clstm_pack(const clstm_spec *spec, int training, const void *const *params, void *pack);
 
 /* ---- sequences ---------------------------------------------------------------------------------------- */
@@ -133,20 +150,25 @@ typedef struct clstm_gradients {
     void *const *dparams; /* out clstm_num_params pointers, shapes of the parameters; NULL: not wanted */
 } clstm_gradients;
 
-/* Bytes of scratch memory that one call needs (it may use up to clstm_get_num_threads() threads, read now). */
+/* Bytes of scratch memory that one call needs (it may use up to clstm_get_num_threads() threads, read now; a call with
+ * less memory uses fewer threads, as long as it suffices for one). One workspace serves one call at a time, any number
+ * of them one after the other. Errors: NULL, SPEC, SIZE. */
 int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes);
 int clstm_backward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes);
 
-/* Bytes of the tape of a training step: about 6H + I values per layer, direction, step and row. */
+/* Bytes of the tape of a training step: about 6H + I values per layer, direction, step and row. Errors: NULL, SPEC,
+ * SIZE. */
 int clstm_tape_size(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes);
 
 /* y, hn, cn from x, h0, c0. tape: NULL for inference; else clstm_tape_size bytes that record what
- * clstm_backward needs, and dropout is applied. tape and workspace are aligned to 64. */
+ * clstm_backward needs, and dropout is applied. tape and workspace are aligned to 64.
+ * Errors: NULL, SPEC, SIZE, PACK, LENGTHS, WORKSPACE. */
 int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence *seq, void *tape, void *workspace,
                   size_t workspace_bytes);
 
 /* Exact gradients by backpropagation through time (Werbos 1990) of the forward call that recorded the tape. The
- * tape is read only, so it may be used again. pack: the one of that forward call, made for training. */
+ * tape is read only, so it may be used again. pack: the one of that forward call, made for training.
+ * Errors: NULL, SPEC, SIZE, PACK, TAPE, WORKSPACE. */
 int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, const clstm_gradients *grads,
                    void *workspace, size_t workspace_bytes);
 
@@ -154,18 +176,23 @@ int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, c
 
 /* One step of the whole stack for B rows, on the calling thread, without scratch memory. x is (B, I); all states
  * are (L, B, H). h_in and h_out must not overlap (the caller alternates two buffers); c_in may be c_out. The
- * output of the step is the last layer of h_out. */
+ * output of the step is the last layer of h_out. clstm_forward gives the same bytes. Errors: NULL, SPEC, SIZE, PACK,
+ * STREAM. */
 int clstm_step(const clstm_spec *spec, const void *pack, int64_t B, const void *x, const void *h_in, const void *c_in,
                void *h_out, void *c_out);
 
 /* ---- elementwise functions ---------------------------------------------------------------------------- */
 
 /* The functions inside the kernels, over n elements; y may be x. Same bits on every instruction set; within 2 ulp
- * (float) and 4 ulp (double) of the true value; results that would be denormal are 0. */
+ * (float) and 4 ulp (double) of the true value; results that would be denormal are 0. Errors: NULL, SPEC, SIZE. */
 typedef enum clstm_function { CLSTM_EXP = 0, CLSTM_SIGMOID = 1, CLSTM_TANH = 2 } clstm_function;
 int clstm_apply(int function, int dtype, int64_t n, const void *x, void *y);
 
 #ifdef __cplusplus
 }
+#endif
+
+#if defined(__GNUC__) && !defined(_WIN32)
+#pragma GCC visibility pop
 #endif
 #endif /* CLSTM_H */

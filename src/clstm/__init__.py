@@ -13,7 +13,7 @@ from .losses import cross_entropy, mse_loss
 from .lstm import LSTM, Tape
 from .module import Module, read_extra
 from .optim import SGD, Adam, AdamW, clip_grad_norm
-from .runtime import cpu_info, get_num_threads, set_num_threads
+from .runtime import cpu_info, get_include, get_num_threads, set_num_threads
 from .schedules import constant, cosine, warmup
 from .sequential import Sequential
 from .serialization import read_safetensors, write_safetensors
@@ -38,6 +38,7 @@ __all__ = [
     "cosine",
     "cpu_info",
     "cross_entropy",
+    "get_include",
     "get_num_threads",
     "mse_loss",
     "read_extra",

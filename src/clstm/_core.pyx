@@ -5,11 +5,13 @@ Arrays come in checked: lstm.py has made them of the right type and shape, align
 
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
+from cpython.pycapsule cimport PyCapsule_New
 from cpython.pyport cimport PY_SSIZE_T_MAX
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
+from clstm cimport *
 
 import numpy as np
 
@@ -496,3 +498,27 @@ def apply(int function, cnp.ndarray x):
         status = clstm_apply(function, dtype, n, src, dst)
     check(status)
     return y
+
+
+# ---- for other packages, see clstm_capi.h ----
+
+cdef extern from "capi_table.h":
+    ctypedef struct clstm_capi:
+        object (*borrow_pack)(object lstm, int training, clstm_spec *spec, const void **pack)
+    clstm_capi capi_table
+    const char *CLSTM_CAPI_CAPSULE
+
+
+cdef object borrow_pack(object lstm, int training, clstm_spec *spec, const void **pack):
+    """The current pack of an LSTM's weights, as the object that owns it."""
+    weights = getattr(lstm, "_weights", None)
+    if not isinstance(weights, Weights):
+        raise TypeError(f"lstm is a {type(lstm).__name__}, but a clstm.LSTM is expected")
+    cdef Pack borrowed = (<Weights> weights).current_pack(training)
+    spec[0] = (<Weights> weights).spec
+    pack[0] = borrowed.block.data
+    return borrowed
+
+
+capi_table.borrow_pack = borrow_pack
+_capi = PyCapsule_New(&capi_table, CLSTM_CAPI_CAPSULE, NULL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from . import _core
@@ -66,3 +67,20 @@ def cpu_info() -> dict[str, Any]:
         "available": _core.isas(),
         "num_threads": get_num_threads(),
     }
+
+
+def get_include() -> str:
+    """Return the directory of the C headers, for packages that build on clstm: `include_dirs=[clstm.get_include()]`.
+
+    Returns
+    -------
+    directory : str
+        It holds "clstm.h", and "clstm_capi.h" for C extensions and for Cython's `cimport clstm`.
+
+    Examples
+    --------
+    >>> import clstm, os
+    >>> sorted(os.listdir(clstm.get_include()))
+    ['clstm.h', 'clstm_capi.h']
+    """
+    return str(Path(__file__).with_name("include"))

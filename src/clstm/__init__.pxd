@@ -1,8 +1,14 @@
-# The C library, as in include/clstm.h.
+# The C library for other packages: `cimport clstm`, with clstm.get_include() among the include directories, and one
+# call of clstm.import_clstm() before any other. include/clstm.h documents the functions.
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
 
-cdef extern from "clstm.h" nogil:
+cdef extern from "clstm_capi.h":
+    int import_clstm() except -1
+    object clstm_borrow_pack(object lstm, int training, clstm_spec *spec, const void **pack)
+
+
+cdef extern from "clstm_capi.h" nogil:
     ctypedef struct clstm_spec:
         int64_t input_size
         int64_t hidden_size
@@ -42,10 +48,30 @@ cdef extern from "clstm.h" nogil:
         void **dparams
 
     enum:
+        CLSTM_ABI_MAJOR
+        CLSTM_ABI_MINOR
+
+    enum clstm_status:
         CLSTM_OK
+        CLSTM_ERROR_NULL
+        CLSTM_ERROR_SPEC
         CLSTM_ERROR_SIZE
+        CLSTM_ERROR_PACK
+        CLSTM_ERROR_TAPE
+        CLSTM_ERROR_LENGTHS
+        CLSTM_ERROR_ISA
+        CLSTM_ERROR_STREAM
+        CLSTM_ERROR_THREADS
+        CLSTM_ERROR_WORKSPACE
+
+    enum clstm_dtype:
         CLSTM_FLOAT32
         CLSTM_FLOAT64
+
+    enum clstm_function:
+        CLSTM_EXP
+        CLSTM_SIGMOID
+        CLSTM_TANH
 
     const char *clstm_strerror(int status)
     const char *clstm_version()
@@ -57,6 +83,7 @@ cdef extern from "clstm.h" nogil:
     int clstm_get_num_threads()
 
     int clstm_check_spec(const clstm_spec *spec)
+    int64_t clstm_num_params(const clstm_spec *spec)
     int clstm_pack_size(const clstm_spec *spec, int training, size_t *size)
     int clstm_pack(const clstm_spec *spec, int training, const void **params, void *pack)
     int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t *size)
