@@ -15,7 +15,7 @@ CORE := $(patsubst src/clstm/core/%.c,$(OUT)/%.o,$(wildcard src/clstm/core/*.c))
 C_TESTS := $(patsubst tests/c/%.c,$(OUT)/%,$(filter-out $(SKIP),$(wildcard tests/c/test_*.c)))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test ctest asan tsan simde aarch64 golden lib install cross abi lint format bench roof clean
+.PHONY: help build test ctest asan tsan simde aarch64 golden wheels lib install cross abi lint format bench roof clean
 .SECONDARY:
 
 help: ## List the targets
@@ -45,13 +45,18 @@ simde: ## The C tests with AVX-512 translated to AVX2 by SIMDe, for machines wit
 
 build/c/%-simde/kernels_avx512.o: CFLAGS += -Itests/c/simde -O1 -g0 -mavx2 -mfma -DTARGET= -Wno-psabi
 
-# QEMU cannot fork a process with threads, as test_threads does
+# QEMU cannot fork a process with threads, nor watch system calls, as these tests do
 aarch64: ## The C tests cross-compiled for 64-bit ARM, on QEMU
-	@$(MAKE) ctest CC=aarch64-linux-gnu-gcc OPTIMIZE="-O2 -DCHECK_EMULATOR" SKIP=tests/c/test_threads.c \
+	@$(MAKE) ctest CC=aarch64-linux-gnu-gcc OPTIMIZE="-O2 -DCHECK_EMULATOR" SKIP="tests/c/test_threads.c tests/c/test_realtime.c" \
 	    RUN="qemu-aarch64 -L /usr/aarch64-linux-gnu"
 
 golden: $(OUT)/golden ## Renew tests/c/golden.txt after a change of bits
 	$(RUN) $(OUT)/golden > tests/c/golden.txt
+
+PYTHONS := python3.10 python3.11 python3.12 python3.13
+
+wheels: ## Build, repair, check and test a wheel for each of PYTHONS, in dist
+	for python in $(PYTHONS); do tools/wheel.sh $$python dist || exit 1; done
 
 # The library for C programs. Internal functions are hidden in both forms: only the names of clstm.h can be linked.
 PREFIX := /usr/local
