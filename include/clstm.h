@@ -38,16 +38,17 @@ extern "C" {
 
 typedef enum clstm_status {
     CLSTM_OK = 0,
-    CLSTM_ERROR_NULL = 1,      /* a required pointer is NULL */
-    CLSTM_ERROR_SPEC = 2,      /* a field of clstm_spec is out of range */
-    CLSTM_ERROR_SIZE = 3,      /* a size is negative, or a product of sizes does not fit in memory */
-    CLSTM_ERROR_PACK = 4,      /* the pack was made for another network, or lacks what training needs */
-    CLSTM_ERROR_TAPE = 5,      /* the tape was recorded by another network, or with other sizes */
-    CLSTM_ERROR_LENGTHS = 6,   /* lengths lie outside 0..T or are not sorted, longest first */
-    CLSTM_ERROR_ISA = 7,       /* no such instruction set in this build, or the machine lacks it */
-    CLSTM_ERROR_STREAM = 8,    /* a bidirectional network cannot be run step by step */
-    CLSTM_ERROR_THREADS = 9,   /* the number of threads is out of range */
-    CLSTM_ERROR_WORKSPACE = 10 /* the workspace is smaller than the call needs */
+    CLSTM_ERROR_NULL = 1,        /* a required pointer is NULL */
+    CLSTM_ERROR_SPEC = 2,        /* a field of clstm_spec is out of range */
+    CLSTM_ERROR_SIZE = 3,        /* a size is negative, or a product of sizes does not fit in memory */
+    CLSTM_ERROR_PACK = 4,        /* the pack was made for another network, or lacks what training needs */
+    CLSTM_ERROR_TAPE = 5,        /* the tape was recorded by another network, or with other sizes */
+    CLSTM_ERROR_LENGTHS = 6,     /* lengths lie outside 0..T or are not sorted, longest first */
+    CLSTM_ERROR_ISA = 7,         /* no such instruction set in this build, or the machine lacks it */
+    CLSTM_ERROR_STREAM = 8,      /* a bidirectional network cannot be run step by step */
+    CLSTM_ERROR_THREADS = 9,     /* the number of threads is out of range */
+    CLSTM_ERROR_WORKSPACE = 10,  /* the workspace is smaller than the call needs */
+    CLSTM_ERROR_INTERRUPTED = 11 /* the caller's interrupt function ended the call */
 } clstm_status;
 
 /* One English sentence for a status; never NULL, static storage. */
@@ -121,6 +122,10 @@ int clstm_pack(const clstm_spec *spec, int training, const void *const *params, 
 
 /* ---- sequences ---------------------------------------------------------------------------------------- */
 
+/* Lets a caller end a long call: asked every few milliseconds, between two steps, on the calling thread. Nonzero ends
+ * the call with CLSTM_ERROR_INTERRUPTED; outputs and tape are undefined then. */
+typedef int (*clstm_interrupt)(void *context);
+
 /* One batch of sequences. Rows of x, y, dx and dy are contiguous along their last axis; time and batch axes
  * have any strides (so time-major and batch-major both work, and a broadcast axis has stride 0). States are
  * (L*D, B, H), contiguous: layer-major, then direction. */
@@ -137,6 +142,9 @@ typedef struct clstm_sequence {
     void *y;             /* out (T, B, D*H): [forward | backward] */
     int64_t y_time_stride, y_row_stride;
     void *hn, *cn; /* out final states; NULL: not wanted */
+
+    clstm_interrupt interrupt; /* NULL: nobody asks */
+    void *interrupt_context;
 } clstm_sequence;
 
 /* The gradients that BPTT starts from and returns. Inputs are never written. Outputs are overwritten. */
@@ -148,6 +156,9 @@ typedef struct clstm_gradients {
     int64_t dx_time_stride, dx_row_stride;
     void *dh0, *dc0;      /* out gradients on the initial states; NULL: not wanted */
     void *const *dparams; /* out clstm_num_params pointers, shapes of the parameters; NULL: not wanted */
+
+    clstm_interrupt interrupt; /* NULL: nobody asks */
+    void *interrupt_context;
 } clstm_gradients;
 
 /* Bytes of scratch memory that one call needs (it may use up to clstm_get_num_threads() threads, read now; a call with
@@ -162,13 +173,13 @@ int clstm_tape_size(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes)
 
 /* y, hn, cn from x, h0, c0. tape: NULL for inference; else clstm_tape_size bytes that record what
  * clstm_backward needs, and dropout is applied. tape and workspace are aligned to 64.
- * Errors: NULL, SPEC, SIZE, PACK, LENGTHS, WORKSPACE. */
+ * Errors: NULL, SPEC, SIZE, PACK, LENGTHS, WORKSPACE, INTERRUPTED. */
 int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence *seq, void *tape, void *workspace,
                   size_t workspace_bytes);
 
 /* Exact gradients by backpropagation through time (Werbos 1990) of the forward call that recorded the tape. The
  * tape is read only, so it may be used again. pack: the one of that forward call, made for training.
- * Errors: NULL, SPEC, SIZE, PACK, TAPE, WORKSPACE. */
+ * Errors: NULL, SPEC, SIZE, PACK, TAPE, WORKSPACE, INTERRUPTED. */
 int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, const clstm_gradients *grads,
                    void *workspace, size_t workspace_bytes);
 

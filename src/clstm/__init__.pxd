@@ -18,6 +18,8 @@ cdef extern from "clstm_capi.h" nogil:
         int32_t bidirectional
         double dropout
 
+    ctypedef int (*clstm_interrupt)(void *context) noexcept nogil
+
     ctypedef struct clstm_sequence:
         int64_t T
         int64_t B
@@ -33,6 +35,8 @@ cdef extern from "clstm_capi.h" nogil:
         int64_t y_row_stride
         void *hn
         void *cn
+        clstm_interrupt interrupt
+        void *interrupt_context
 
     ctypedef struct clstm_gradients:
         const void *dy
@@ -46,6 +50,8 @@ cdef extern from "clstm_capi.h" nogil:
         void *dh0
         void *dc0
         void **dparams
+        clstm_interrupt interrupt
+        void *interrupt_context
 
     enum:
         CLSTM_ABI_MAJOR
@@ -63,6 +69,7 @@ cdef extern from "clstm_capi.h" nogil:
         CLSTM_ERROR_STREAM
         CLSTM_ERROR_THREADS
         CLSTM_ERROR_WORKSPACE
+        CLSTM_ERROR_INTERRUPTED
 
     enum clstm_dtype:
         CLSTM_FLOAT32

@@ -4,6 +4,7 @@ Arrays come in checked: lstm.py has made them of the right type and shape, align
 """
 
 cimport cython
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.pyport cimport PY_SSIZE_T_MAX
@@ -12,6 +13,8 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 from clstm cimport *
+
+import threading
 
 import numpy as np
 
@@ -26,6 +29,63 @@ cdef int check(int status) except -1:
     if status == CLSTM_ERROR_SIZE:
         raise MemoryError(message)
     raise ValueError(message)
+
+
+# ---- signals ----
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        int64_t tv_sec
+        long tv_nsec
+    int timespec_get(timespec *now, int base)
+    int TIME_UTC
+
+
+cdef enum:
+    SHORT_CALL = 1 << 28  # multiply-adds that are done before anybody would press Ctrl-C
+    PATIENCE = 100  # milliseconds between two looks at the signals: for each the GIL is taken
+
+
+cdef int64_t milliseconds() noexcept nogil:
+    cdef timespec now
+    timespec_get(&now, TIME_UTC)
+    return now.tv_sec * 1000 + now.tv_nsec // 1000000
+
+
+@cython.final
+cdef class SignalWatch:
+    """Hears signals such as Ctrl-C during a long call of the main thread, the only one whose handlers Python runs."""
+
+    cdef int64_t last  # when signals were looked at
+    cdef object error  # what a handler raised
+
+
+cdef int look_at_signals(void *context) noexcept nogil:
+    """The interrupt function of such a call."""
+    cdef int64_t now = milliseconds()
+    if now - (<SignalWatch> context).last < PATIENCE:
+        return 0
+    with gil:
+        watch = <SignalWatch> context
+        watch.last = now
+        try:
+            PyErr_CheckSignals()
+        except BaseException as error:
+            watch.error = error
+            return 1
+    return 0
+
+
+cdef SignalWatch watch_signals(Weights weights, int64_t T, int64_t B):
+    """A watch for a call of this size, or None if it needs none."""
+    cdef clstm_spec *spec = &weights.spec
+    cdef double multiply_adds = <double> T * B * len(weights.blocks) * spec.hidden_size
+    multiply_adds *= spec.hidden_size + spec.input_size
+    if multiply_adds < SHORT_CALL or threading.current_thread() is not threading.main_thread():
+        return None
+    watch = SignalWatch()
+    watch.last = milliseconds()
+    return watch
 
 
 # ---- memory ----
@@ -273,6 +333,7 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
     cdef void *tape_data = NULL
     cdef int status
     cdef Tape tape = None
+    memset(&seq, 0, sizeof(seq))
     seq.T = cnp.PyArray_DIM(x, 0)
     seq.B = cnp.PyArray_DIM(x, 1)
     seq.lengths = <const int64_t *> data_of(lengths)
@@ -295,10 +356,16 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
         weights.spare_tapes.clear()  # whoever serves now has no use for them
     check(clstm_forward_workspace(&weights.spec, seq.T, seq.B, &size))
     workspace = take_block(weights.spare_workspaces, size)
+    cdef SignalWatch watch = watch_signals(weights, seq.T, seq.B)
+    if watch is not None:
+        seq.interrupt = look_at_signals
+        seq.interrupt_context = <void *> watch
     with nogil:
         status = clstm_forward(&weights.spec, pack.block.data, &seq, tape_data, workspace.data, workspace.size)
     if workspace.size <= LARGEST_WORKSPACE:
         give_block(weights.spare_workspaces, workspace)
+    if status == CLSTM_ERROR_INTERRUPTED:
+        raise watch.error
     check(status)
     if training:
         tape = Tape.__new__(Tape)
@@ -339,11 +406,17 @@ def backward(Tape tape, dy, dhn, dcn, cnp.ndarray dx, dh0, dc0, list grads):
     g.dc0 = data_of(dc0)
     check(clstm_backward_workspace(&weights.spec, tape.T, tape.B, &size))
     workspace = take_block(weights.spare_workspaces, size)
+    cdef SignalWatch watch = watch_signals(weights, tape.T, tape.B)
+    if watch is not None:
+        g.interrupt = look_at_signals
+        g.interrupt_context = <void *> watch
     with nogil:
         status = clstm_backward(&weights.spec, tape.pack.block.data, tape.block.data, &g, workspace.data,
                                 workspace.size)
     if workspace.size <= LARGEST_WORKSPACE:
         give_block(weights.spare_workspaces, workspace)
+    if status == CLSTM_ERROR_INTERRUPTED:
+        raise watch.error
     check(status)
 
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "dropout.h"
+#include "interrupt.h"
 #include "network.h"
 #include "threads.h"
 
@@ -26,6 +27,7 @@ typedef struct forward_call {
     idx chunk; /* steps whose input product is made at once; 0: it is part of the step */
     row_split split;
     forward_scratch s;
+    interruption *interruption;
 } forward_call;
 
 /* ---- scratch memory ---- */
@@ -167,6 +169,12 @@ static void step_rows(const forward_pass *d, idx t, idx before, idx begin, idx e
     net->k->cell(&g);
 }
 
+/* Steps between two questions to the caller: a few milliseconds of multiply-adds. */
+static idx steps_between_questions(const forward_pass *d) {
+    enum { MULTIPLY_ADDS = 1 << 23 };
+    return 1 + MULTIPLY_ADDS / (4 * d->f->net.H * (d->I + d->f->net.H)) / d->rows;
+}
+
 static void run_direction(const forward_pass *d) {
     const forward_call *f = d->f;
     const network *net = &f->net;
@@ -177,7 +185,13 @@ static void run_direction(const forward_pass *d) {
         copy_rows(net, d->h0, 0, hn, 0, ever, d->rows - ever, H);
     if (d->cn)
         copy_rows(net, d->c0, 0, cn, 0, ever, d->rows - ever, H);
+    idx question = 0;
     for (idx s = 0; s < T; s++) {
+        if (s == question) {
+            if (interruption_heard(f->interruption))
+                return;
+            question += steps_between_questions(d);
+        }
         const idx t = d->reverse ? T - 1 - s : s, before = d->reverse ? t + 1 : t - 1, after = 2 * t - before;
         const idx n = active_rows(f->s.active, T, t, d->first, d->rows);
         const idx n_before = active_rows(f->s.active, T, before, d->first, d->rows);
@@ -344,6 +358,13 @@ int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence
     memset(f.s.zeros, 0, (size_t)(f.net.I > f.net.D * f.net.H ? f.net.I : f.net.D * f.net.H) * f.net.size);
     if (tape)
         write_tape_head(&f);
+    interruption interruption;
+    f.interruption = &interruption;
+    interruption_start(&interruption, seq->interrupt, seq->interrupt_context);
     clstm_parallel((int)f.split.parts, forward_rows, &f);
-    return CLSTM_OK;
+    if (!atomic_load(&interruption.ended))
+        return CLSTM_OK;
+    if (tape)
+        network_tape(&f.net, tape, f.T, f.B).header->magic = 0;
+    return CLSTM_ERROR_INTERRUPTED;
 }
