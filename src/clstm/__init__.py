@@ -5,6 +5,8 @@
 `forward` records a tape, from which `backward` computes gradients.
 """
 
+from contextlib import suppress as _suppress
+
 from ._core import version as _version
 from .cell import LSTMCell
 from .embedding import Embedding
@@ -18,6 +20,9 @@ from .schedules import constant, cosine, warmup
 from .sequential import Sequential
 from .serialization import read_safetensors, write_safetensors
 from .stream import Stream
+
+with _suppress(ImportError):  # threadpoolctl is not installed
+    from . import _threadpool as _threadpool
 
 __version__ = _version()
 

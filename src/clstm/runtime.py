@@ -25,7 +25,8 @@ def set_num_threads(n: int) -> None:
     Notes
     -----
     Results are the same bits for any number of threads. Workers sleep between calls. When several Python threads
-    call at once, each takes the workers that are free, and none waits for one.
+    call at once, each takes the workers that are free, and none waits for one. Where threadpoolctl is installed, its
+    `threadpool_limits` sets this limit too, under the name "clstm".
 
     Examples
     --------
