@@ -15,7 +15,7 @@ CORE := $(patsubst src/clstm/core/%.c,$(OUT)/%.o,$(wildcard src/clstm/core/*.c))
 C_TESTS := $(patsubst tests/c/%.c,$(OUT)/%,$(filter-out $(SKIP),$(wildcard tests/c/test_*.c)))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test ctest asan tsan simde aarch64 golden wheels lib install cross abi lint format bench roof clean
+.PHONY: help build test ctest asan tsan fuzz simde aarch64 golden wheels lib install cross abi lint format bench roof clean
 .SECONDARY:
 
 help: ## List the targets
@@ -39,6 +39,22 @@ asan: ## The C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 
 tsan: ## The C tests under ThreadSanitizer
 	@$(MAKE) ctest VARIANT=tsan OPTIMIZE="-O1 $(TSAN)"
+
+# libFuzzer finds new inputs and keeps them in build/fuzz; tests/fuzz/corpus is where it starts
+FUZZ_SECONDS := 60
+FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+
+fuzz: $(FUZZERS:%=fuzz-%) ## Look for inputs that break the C interface and the reader: FUZZ_SECONDS each, with clang
+
+# The kernels are not instrumented, which would take clang minutes; `make asan` watches their memory
+FUZZED := $(filter-out $(wildcard src/clstm/core/kernels_*.c),$(wildcard src/clstm/core/*.c))
+
+fuzz-%: $(patsubst src/clstm/core/%.c,$(BUILD)/lib/%.o,$(wildcard src/clstm/core/kernels_*.c))
+	@mkdir -p $(BUILD)/fuzz/$*
+	clang -std=c11 -g -O1 -pthread -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Iinclude \
+	    -Isrc/clstm/core -Iexamples tests/fuzz/fuzz_$*.c $(FUZZED) $^ -lm -o $(BUILD)/fuzz/$*.run
+	$(BUILD)/fuzz/$*.run -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -artifact_prefix=$(BUILD)/fuzz/ -verbosity=0 \
+	    -print_final_stats=1 $(BUILD)/fuzz/$* tests/fuzz/corpus/$*
 
 simde: ## The C tests with AVX-512 translated to AVX2 by SIMDe, for machines without it
 	@$(MAKE) ctest VARIANT=simde OPTIMIZE="-O2 -DCLSTM_TEST_EMULATED_AVX512"
@@ -114,12 +130,20 @@ cross-%:
 abi: ## Record the binary interface anew, after a change that docs/embedding.md allows
 	$(PYTHON) tools/abi.py > tests/abi.txt
 
-lint: ## Check style and types
+WARNINGS := -std=c11 -Wall -Wextra -Wconversion -Wsign-conversion -Werror -fsyntax-only -Iinclude -Isrc/clstm/core
+STUBTEST := $(PYTHON) -m mypy.stubtest --concise --allowlist tests/stubtest.txt
+
+lint: ## Check style, types and C compilers' warnings, on a built package
 	ruff check .
 	ruff format --check .
-	cython-lint src
+	cython-lint src tests/embed_pkg
 	clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h' '*.inc')
 	mypy
+	$(STUBTEST) clstm._core
+	for compiler in gcc clang; do \
+	    for source in src/clstm/core/*.c; do $$compiler $(WARNINGS) $$source || exit 1; done; \
+	done
+	cppcheck --std=c11 --enable=warning,performance,portability --error-exitcode=1 -q -Iinclude -Isrc/clstm/core src/clstm/core
 
 format: ## Rewrite Python and C sources in the project's style
 	ruff check --fix .

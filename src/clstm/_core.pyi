@@ -1,6 +1,7 @@
 from typing import Any, final
 
 import numpy as np
+from typing_extensions import disjoint_base
 
 @final
 class Weights:
@@ -25,6 +26,7 @@ class Tape:
     meta: Any
     def is_of(self, weights: Weights) -> bool: ...
 
+@disjoint_base
 class StreamState:
     batch_size: int
     def __init__(self, weights: Weights, batch_size: int) -> None: ...
