@@ -1,19 +1,21 @@
 # make help lists the targets. Variables: CC (compiler of the C tests), RUN (what runs them), PYTHON.
 PYTHON ?= python3
 VARIANT ?= plain
+OBJCOPY ?= objcopy
 
 C_FLAGS := -std=c11 -ffp-contract=off -fno-math-errno -pthread -Wall -Wextra -Wno-missing-field-initializers -g -Iinclude -Isrc/clstm/core
 OPTIMIZE := -O2
 ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 TSAN := -fsanitize=thread -fno-omit-frame-pointer
 
-OUT := build/c/$(notdir $(firstword $(CC)))-$(VARIANT)
+BUILD := build
+OUT := $(BUILD)/c/$(notdir $(firstword $(CC)))-$(VARIANT)
 HEADERS := $(wildcard include/*.h src/clstm/core/*.h src/clstm/core/*.inc tests/c/*.h)
 CORE := $(patsubst src/clstm/core/%.c,$(OUT)/%.o,$(wildcard src/clstm/core/*.c))
 C_TESTS := $(patsubst tests/c/%.c,$(OUT)/%,$(filter-out $(SKIP),$(wildcard tests/c/test_*.c)))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test ctest asan tsan simde aarch64 golden lint format bench roof clean
+.PHONY: help build test ctest asan tsan fuzz simde aarch64 golden wheels lib install cross abi lint format bench roof clean
 .SECONDARY:
 
 help: ## List the targets
@@ -38,25 +40,110 @@ asan: ## The C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 tsan: ## The C tests under ThreadSanitizer
 	@$(MAKE) ctest VARIANT=tsan OPTIMIZE="-O1 $(TSAN)"
 
+# libFuzzer finds new inputs and keeps them in build/fuzz; tests/fuzz/corpus is where it starts
+FUZZ_SECONDS := 60
+FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+
+fuzz: $(FUZZERS:%=fuzz-%) ## Look for inputs that break the C interface and the reader: FUZZ_SECONDS each, with clang
+
+# The kernels are not instrumented, which would take clang minutes; `make asan` watches their memory
+FUZZED := $(filter-out $(wildcard src/clstm/core/kernels_*.c),$(wildcard src/clstm/core/*.c))
+
+fuzz-%: $(patsubst src/clstm/core/%.c,$(BUILD)/lib/%.o,$(wildcard src/clstm/core/kernels_*.c))
+	@mkdir -p $(BUILD)/fuzz/$*
+	clang -std=c11 -g -O1 -pthread -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Iinclude \
+	    -Isrc/clstm/core -Iexamples tests/fuzz/fuzz_$*.c $(FUZZED) $^ -lm -o $(BUILD)/fuzz/$*.run
+	$(BUILD)/fuzz/$*.run -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -artifact_prefix=$(BUILD)/fuzz/ -verbosity=0 \
+	    -print_final_stats=1 $(BUILD)/fuzz/$* tests/fuzz/corpus/$*
+
 simde: ## The C tests with AVX-512 translated to AVX2 by SIMDe, for machines without it
 	@$(MAKE) ctest VARIANT=simde OPTIMIZE="-O2 -DCLSTM_TEST_EMULATED_AVX512"
 
 build/c/%-simde/kernels_avx512.o: CFLAGS += -Itests/c/simde -O1 -g0 -mavx2 -mfma -DTARGET= -Wno-psabi
 
-# QEMU cannot fork a process with threads, as test_threads does
+# QEMU cannot fork a process with threads, nor watch system calls, as these tests do
 aarch64: ## The C tests cross-compiled for 64-bit ARM, on QEMU
-	@$(MAKE) ctest CC=aarch64-linux-gnu-gcc OPTIMIZE="-O2 -DCHECK_EMULATOR" SKIP=tests/c/test_threads.c \
+	@$(MAKE) ctest CC=aarch64-linux-gnu-gcc OPTIMIZE="-O2 -DCHECK_EMULATOR" SKIP="tests/c/test_threads.c tests/c/test_realtime.c" \
 	    RUN="qemu-aarch64 -L /usr/aarch64-linux-gnu"
 
 golden: $(OUT)/golden ## Renew tests/c/golden.txt after a change of bits
 	$(RUN) $(OUT)/golden > tests/c/golden.txt
 
-lint: ## Check style and types
+PYTHONS := python3.10 python3.11 python3.12 python3.13
+
+wheels: ## Build, repair, check and test a wheel for each of PYTHONS, in dist
+	for python in $(PYTHONS); do tools/wheel.sh $$python dist || exit 1; done
+
+# The library for C programs. Internal functions are hidden in both forms: only the names of clstm.h can be linked.
+PREFIX := /usr/local
+LIB := $(BUILD)/lib
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+ABI := $(shell sed -n 's/^.define CLSTM_ABI_MAJOR //p' include/clstm.h)
+LIB_FLAGS := $(filter-out -g,$(C_FLAGS)) -O3 -fPIC -fvisibility=hidden
+
+lib: $(LIB)/libclstm.a $(LIB)/libclstm.so.$(ABI) $(LIB)/clstm.pc ## Build the static and the shared C library, in build/lib
+
+install: lib ## Install header, libraries and pkg-config file in PREFIX (/usr/local)
+	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -m 644 include/clstm.h $(DESTDIR)$(PREFIX)/include
+	install -m 644 $(LIB)/libclstm.a $(DESTDIR)$(PREFIX)/lib
+	install -m 755 $(LIB)/libclstm.so.$(ABI) $(DESTDIR)$(PREFIX)/lib
+	ln -sf libclstm.so.$(ABI) $(DESTDIR)$(PREFIX)/lib/libclstm.so
+	install -m 644 $(LIB)/clstm.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig
+
+$(LIB)/%.o: src/clstm/core/%.c $(HEADERS)
+	@mkdir -p $(LIB)
+	$(CC) $(LIB_FLAGS) $(CFLAGS) -c $< -o $@
+
+LIB_OBJECTS := $(patsubst src/clstm/core/%.c,$(LIB)/%.o,$(wildcard src/clstm/core/*.c))
+
+$(LIB)/libclstm.so.$(ABI): $(LIB_OBJECTS)
+	$(CC) -shared -pthread -Wl,-soname,$(notdir $@) $(LDFLAGS) $^ -lm -o $@
+
+$(LIB)/libclstm.a: $(LIB_OBJECTS)
+	$(CC) -r -nostdlib $^ -o $(LIB)/clstm.all
+	$(OBJCOPY) --localize-hidden $(LIB)/clstm.all
+	rm -f $@
+	$(AR) rcs $@ $(LIB)/clstm.all
+
+.PHONY: $(LIB)/clstm.pc
+$(LIB)/clstm.pc: # anew each time, for PREFIX may be another one
+	@mkdir -p $(LIB)
+	printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' 'libdir=$${prefix}/lib' '' 'Name: clstm' \
+	    'Description: Long Short-Term Memory networks on CPUs' 'Version: $(VERSION)' \
+	    'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lclstm' 'Libs.private: -pthread -lm' > $@
+
+# Compilers of other systems: pip install ziglang
+CROSS := x86_64-windows-gnu aarch64-windows-gnu x86_64-macos aarch64-macos x86_64-linux-musl aarch64-linux-musl
+ZIG ?= $(PYTHON) -m ziglang
+
+cross: $(CROSS:%=cross-%) ## Compile the core for Windows, macOS and musl with zig cc
+
+cross-%:
+	@mkdir -p $(BUILD)/cross/$*
+	@for source in src/clstm/core/*.c; do \
+	    $(ZIG) cc -target $* $(filter-out -g,$(C_FLAGS)) -O1 -Werror -c $$source \
+	        -o $(BUILD)/cross/$*/$$(basename $$source .c).o || exit 1; \
+	done
+	@echo "$* compiles"
+
+abi: ## Record the binary interface anew, after a change that docs/embedding.md allows
+	$(PYTHON) tools/abi.py > tests/abi.txt
+
+WARNINGS := -std=c11 -Wall -Wextra -Wconversion -Wsign-conversion -Werror -fsyntax-only -Iinclude -Isrc/clstm/core
+STUBTEST := $(PYTHON) -m mypy.stubtest --concise --allowlist tests/stubtest.txt
+
+lint: ## Check style, types and C compilers' warnings, on a built package
 	ruff check .
 	ruff format --check .
-	cython-lint src
+	cython-lint src tests/embed_pkg
 	clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h' '*.inc')
 	mypy
+	$(STUBTEST) clstm._core
+	for compiler in gcc clang; do \
+	    for source in src/clstm/core/*.c; do $$compiler $(WARNINGS) $$source || exit 1; done; \
+	done
+	cppcheck --std=c11 --enable=warning,performance,portability --error-exitcode=1 -q -Iinclude -Isrc/clstm/core src/clstm/core
 
 format: ## Rewrite Python and C sources in the project's style
 	ruff check --fix .

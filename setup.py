@@ -4,6 +4,7 @@ CLSTM_SANITIZE=address,undefined (or thread) in the environment builds the exten
 """
 
 import os
+import sys
 from glob import glob
 from pathlib import Path
 
@@ -24,13 +25,15 @@ def sanitizer_flags() -> list[str]:
 
 
 class BuildExt(build_ext):
-    """Adds each compiler's flags, and puts the public header inside the package."""
+    """Adds each compiler's flags, and puts the public headers inside the package."""
 
     def build_extensions(self) -> None:
         unix = self.compiler.compiler_type != "msvc"
         for extension in self.extensions:
             extension.extra_compile_args = UNIX_FLAGS + sanitizer_flags() if unix else MSVC_FLAGS
             extension.extra_link_args = ["-pthread", *sanitizer_flags()] if unix else []
+            if sys.platform == "linux":  # its own clstm_ functions, also where a program has loaded libclstm.so
+                extension.extra_link_args.append("-Wl,-Bsymbolic")
             extension.libraries = ["m"] if unix else []
         super().build_extensions()
 
@@ -38,15 +41,16 @@ class BuildExt(build_ext):
         super().run()
         package = Path("src" if self.inplace else self.build_lib, "clstm", "include")
         self.mkpath(str(package))
-        self.copy_file("include/clstm.h", str(package))
+        for header in glob("include/*.h"):
+            self.copy_file(header, str(package))
 
 
 core = Extension(
     "clstm._core",
     sources=["src/clstm/_core.pyx", *sorted(glob("src/clstm/core/*.c"))],
-    depends=sorted(glob("include/*.h") + glob("src/clstm/core/*.h") + glob("src/clstm/core/*.inc")),
-    include_dirs=["include", "src/clstm/core", numpy.get_include()],
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+    depends=sorted(glob("include/*.h") + glob("src/clstm/*.h") + glob("src/clstm/core/*.[hi]*")),
+    include_dirs=["include", "src/clstm", "src/clstm/core", numpy.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"), ("CLSTM_CAPI_IMPLEMENTATION", "1")],
 )
 core.cython_c_in_temp = True
 core.cython_directives = {

@@ -7,9 +7,14 @@
  * network's dtype says. Strides count elements, not bytes.
  *
  * Ownership: the caller owns every buffer; nothing is allocated, printed or kept by forward, backward or step.
- * Errors: every function that can fail returns a clstm_status; nothing was written unless it says otherwise.
+ * Buffers that a function writes must not overlap others of the call, unless it says so.
+ * Errors: every function that can fail returns a clstm_status; nothing was written unless it says otherwise. Each
+ * comment names the errors of its function. Structs are filled in by name from zero ({.T = 5}, or memset).
  * Threads: any number of threads may call at once, on the same network and pack, with their own outputs,
  * tapes and workspaces.
+ * Real time: clstm_step, and clstm_forward with a limit of one thread, take no lock, allocate nothing and make no
+ * system call, from the second call on (the first one asks the processor and the environment what to use).
+ * Stability: docs/embedding.md says what may change, and when.
  */
 #ifndef CLSTM_H
 #define CLSTM_H
@@ -17,24 +22,33 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if defined(__GNUC__) && !defined(_WIN32)
+#pragma GCC visibility push(default) /* the library is compiled with -fvisibility=hidden: only these are exported */
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* Of the binary interface: a program runs with a library of the same major and of its own or a later minor version. */
+#define CLSTM_ABI_MAJOR 1
+#define CLSTM_ABI_MINOR 0
 
 /* ---- status ------------------------------------------------------------------------------------------- */
 
 typedef enum clstm_status {
     CLSTM_OK = 0,
-    CLSTM_ERROR_NULL = 1,      /* a required pointer is NULL */
-    CLSTM_ERROR_SPEC = 2,      /* a field of clstm_spec is out of range */
-    CLSTM_ERROR_SIZE = 3,      /* a size is negative, or a product of sizes does not fit in memory */
-    CLSTM_ERROR_PACK = 4,      /* the pack was made for another network, or lacks what training needs */
-    CLSTM_ERROR_TAPE = 5,      /* the tape was recorded by another network, or with other sizes */
-    CLSTM_ERROR_LENGTHS = 6,   /* lengths lie outside 0..T or are not sorted, longest first */
-    CLSTM_ERROR_ISA = 7,       /* no such instruction set in this build, or the machine lacks it */
-    CLSTM_ERROR_STREAM = 8,    /* clstm_step runs no bidirectional network and no variant */
-    CLSTM_ERROR_THREADS = 9,   /* the number of threads is out of range */
-    CLSTM_ERROR_WORKSPACE = 10 /* the workspace is smaller than the call needs */
+    CLSTM_ERROR_NULL = 1,        /* a required pointer is NULL */
+    CLSTM_ERROR_SPEC = 2,        /* a field of clstm_spec is out of range */
+    CLSTM_ERROR_SIZE = 3,        /* a size is negative, or a product of sizes does not fit in memory */
+    CLSTM_ERROR_PACK = 4,        /* the pack was made for another network, or lacks what training needs */
+    CLSTM_ERROR_TAPE = 5,        /* the tape was recorded by another network, or with other sizes */
+    CLSTM_ERROR_LENGTHS = 6,     /* lengths lie outside 0..T or are not sorted, longest first */
+    CLSTM_ERROR_ISA = 7,         /* no such instruction set in this build, or the machine lacks it */
+    CLSTM_ERROR_STREAM = 8,      /* clstm_step runs no bidirectional network and no variant */
+    CLSTM_ERROR_THREADS = 9,     /* the number of threads is out of range */
+    CLSTM_ERROR_WORKSPACE = 10,  /* the workspace is smaller than the call needs */
+    CLSTM_ERROR_INTERRUPTED = 11 /* the caller's interrupt function ended the call */
 } clstm_status;
 
 /* One English sentence for a status; never NULL, static storage. */
@@ -55,11 +69,13 @@ const char *clstm_isa_reason(void);
 /* Name of the i-th instruction set this build contains and this machine runs, best first; NULL past the end. */
 const char *clstm_isa_available(int i);
 
-/* Makes new packs use the kernels of `name`; packs that exist keep theirs. CLSTM_ERROR_ISA if it cannot run. */
+/* Makes new packs use the kernels of `name`; packs that exist keep theirs. For the whole process, from any thread.
+ * Errors: NULL, ISA (it cannot run here). */
 int clstm_set_isa(const char *name);
 
 /* Upper limit of the threads that one process's calls use, the calling ones included: 1 to 1024. Default:
- * CLSTM_NUM_THREADS, else the processors that this process may run on. */
+ * CLSTM_NUM_THREADS, else the processors that this process may run on. From any thread, also while calls run; workers
+ * above a lower limit leave after the part in hand. Errors: THREADS. */
 int clstm_set_num_threads(int n);
 int clstm_get_num_threads(void);
 
@@ -130,7 +146,7 @@ typedef struct clstm_spec {
     clstm_variant variant; /* all zeros: the LSTM above */
 } clstm_spec;
 
-/* CLSTM_OK when every field is in range. */
+/* CLSTM_OK when every field is in range. Errors: NULL, SPEC. */
 int clstm_check_spec(const clstm_spec *spec);
 
 /* Number of parameter arrays. They are ordered as PyTorch's state_dict: for each layer, for each direction,
@@ -139,23 +155,30 @@ int clstm_check_spec(const clstm_spec *spec);
  *     weight_hr (P, H)                  with a projection
  *     weight_ch (2 or 3, H)             with peepholes, in the order i, f, o
  *     h_0 (P), c_0 (H)                  with a learned initial state
- * The gates lie in the order i, f, g, o along the first axis, those without weights left out. */
+ * The gates lie in the order i, f, g, o along the first axis, those without weights left out.
+ * The spec must be one that clstm_check_spec accepts. */
 int64_t clstm_num_params(const clstm_spec *spec);
 
-/* Shape of parameter array `index`; columns is 0 for a vector. */
+/* Shape of parameter array `index`; columns is 0 for a vector. Errors: NULL, SPEC, SIZE. */
 int clstm_param_shape(const clstm_spec *spec, int64_t index, int64_t *rows, int64_t *columns);
 
 /* ---- packing ------------------------------------------------------------------------------------------ */
 
 /* Kernels read weights from a pack: the same numbers in blocks as wide as a vector, the four gates of a hidden
  * unit side by side. A pack is plain memory, tied to one spec and one instruction set, read-only after it is
- * made, and shared freely between threads. `training` adds what clstm_backward needs. */
+ * made, and shared freely between threads. `training` adds what clstm_backward needs. A pack is of this process and
+ * machine: do not store it. Errors: NULL, SPEC, SIZE. */
 int clstm_pack_size(const clstm_spec *spec, int training, size_t *bytes);
 
-/* params: clstm_num_params(spec) pointers to real arrays. pack: clstm_pack_size bytes, aligned to 64. */
+/* params: clstm_num_params(spec) pointers to real arrays, which are copied. pack: clstm_pack_size bytes, aligned to 64;
+ * the caller's, and free to be dropped when no call or tape uses it. Errors: NULL, SPEC, SIZE. */
 int clstm_pack(const clstm_spec *spec, int training, const void *const *params, void *pack);
 
 /* ---- sequences ---------------------------------------------------------------------------------------- */
+
+/* Lets a caller end a long call: asked every few milliseconds, between two steps, on the calling thread. Nonzero ends
+ * the call with CLSTM_ERROR_INTERRUPTED; outputs and tape are undefined then. */
+typedef int (*clstm_interrupt)(void *context);
 
 /* One batch of sequences. Rows of x, y, dx and dy are contiguous along their last axis; time and batch axes
  * have any strides (so time-major and batch-major both work, and a broadcast axis has stride 0). States are
@@ -173,6 +196,9 @@ typedef struct clstm_sequence {
     void *y;             /* out (T, B, D*P): [forward | backward] */
     int64_t y_time_stride, y_row_stride;
     void *hn, *cn; /* out final states; NULL: not wanted */
+
+    clstm_interrupt interrupt; /* NULL: nobody asks */
+    void *interrupt_context;
 } clstm_sequence;
 
 /* The gradients that BPTT starts from and returns. Inputs are never written. Outputs are overwritten. */
@@ -184,22 +210,30 @@ typedef struct clstm_gradients {
     int64_t dx_time_stride, dx_row_stride;
     void *dh0, *dc0;      /* out gradients on the initial states; NULL: not wanted */
     void *const *dparams; /* out clstm_num_params pointers, shapes of the parameters; NULL: not wanted */
+
+    clstm_interrupt interrupt; /* NULL: nobody asks */
+    void *interrupt_context;
 } clstm_gradients;
 
-/* Bytes of scratch memory that one call needs (it may use up to clstm_get_num_threads() threads, read now). */
+/* Bytes of scratch memory that one call needs (it may use up to clstm_get_num_threads() threads, read now; a call with
+ * less memory uses fewer threads, as long as it suffices for one). One workspace serves one call at a time, any number
+ * of them one after the other. Errors: NULL, SPEC, SIZE. */
 int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes);
 int clstm_backward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes);
 
-/* Bytes of the tape of a training step: about 6H + I values per layer, direction, step and row. */
+/* Bytes of the tape of a training step: about 6H + I values per layer, direction, step and row. Errors: NULL, SPEC,
+ * SIZE. */
 int clstm_tape_size(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes);
 
 /* y, hn, cn from x, h0, c0. tape: NULL for inference; else clstm_tape_size bytes that record what
- * clstm_backward needs, and dropout is applied. tape and workspace are aligned to 64. */
+ * clstm_backward needs, and dropout is applied. tape and workspace are aligned to 64.
+ * Errors: NULL, SPEC, SIZE, PACK, LENGTHS, WORKSPACE, INTERRUPTED. */
 int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence *seq, void *tape, void *workspace,
                   size_t workspace_bytes);
 
 /* Exact gradients by backpropagation through time (Werbos 1990) of the forward call that recorded the tape. The
- * tape is read only, so it may be used again. pack: the one of that forward call, made for training. */
+ * tape is read only, so it may be used again. pack: the one of that forward call, made for training.
+ * Errors: NULL, SPEC, SIZE, PACK, TAPE, WORKSPACE, INTERRUPTED. */
 int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, const clstm_gradients *grads,
                    void *workspace, size_t workspace_bytes);
 
@@ -207,19 +241,23 @@ int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, c
 
 /* One step of the whole stack for B rows, on the calling thread, without scratch memory. x is (B, I); all states
  * are (L, B, H). h_in and h_out must not overlap (the caller alternates two buffers); c_in may be c_out. The
- * output of the step is the last layer of h_out. For the plain LSTM only: a variant needs scratch memory, and its step
- * is clstm_forward with T = 1. */
+ * output of the step is the last layer of h_out. clstm_forward gives the same bytes. For the plain LSTM only: a variant
+ * needs scratch memory, and its step is clstm_forward with T = 1. Errors: NULL, SPEC, SIZE, PACK, STREAM. */
 int clstm_step(const clstm_spec *spec, const void *pack, int64_t B, const void *x, const void *h_in, const void *c_in,
                void *h_out, void *c_out);
 
 /* ---- elementwise functions ---------------------------------------------------------------------------- */
 
 /* The functions inside the kernels, over n elements; y may be x. Same bits on every instruction set; within 2 ulp
- * (float) and 4 ulp (double) of the true value; results that would be denormal are 0. */
+ * (float) and 4 ulp (double) of the true value; results that would be denormal are 0. Errors: NULL, SPEC, SIZE. */
 typedef enum clstm_function { CLSTM_EXP = 0, CLSTM_SIGMOID = 1, CLSTM_TANH = 2 } clstm_function;
 int clstm_apply(int function, int dtype, int64_t n, const void *x, void *y);
 
 #ifdef __cplusplus
 }
+#endif
+
+#if defined(__GNUC__) && !defined(_WIN32)
+#pragma GCC visibility pop
 #endif
 #endif /* CLSTM_H */

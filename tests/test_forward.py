@@ -42,7 +42,8 @@ def test_a_long_sequence_agrees_with_the_reference(dtype, bidirectional):
 
 def fma(a, b, c):
     """float32 a * b + c with one rounding. The product of two float32 is exact in float64."""
-    return (np.float64(a) * np.float64(b) + np.float64(c)).astype(np.float32)
+    a, b, c = (np.asarray(array, np.float64) for array in (a, b, c))
+    return (a * b + c).astype(np.float32)
 
 
 def step_as_promised(parameters, x, h, c):

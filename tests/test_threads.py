@@ -137,6 +137,19 @@ print(clstm.get_num_threads())
     assert run_python(code, CLSTM_NUM_THREADS=None) == "1"
 
 
+def test_threadpoolctl_sees_and_limits_the_pool():
+    threadpoolctl = pytest.importorskip("threadpoolctl", reason="threadpoolctl is not installed")
+    clstm.set_num_threads(3)
+    (pool,) = [info for info in threadpoolctl.threadpool_info() if info["user_api"] == "clstm"]
+    assert (pool["num_threads"], pool["version"]) == (3, clstm.__version__)
+    for limits in (1, {"clstm": 1}):
+        with threadpoolctl.threadpool_limits(limits):
+            assert clstm.get_num_threads() == 1
+        assert clstm.get_num_threads() == 3
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        assert clstm.get_num_threads() == 3
+
+
 # ---- the GIL ----
 
 

@@ -5,6 +5,8 @@
 `forward` records a tape, from which `backward` computes gradients.
 """
 
+from contextlib import suppress as _suppress
+
 from ._core import version as _version
 from .cell import LSTMCell
 from .embedding import Embedding
@@ -28,12 +30,15 @@ from .packing import (
     unpack_sequence,
     unpad_sequence,
 )
-from .runtime import cpu_info, get_num_threads, set_num_threads
+from .runtime import cpu_info, get_include, get_num_threads, set_num_threads
 from .schedules import constant, cosine, warmup
 from .sequential import Sequential
 from .serialization import read_safetensors, write_safetensors
 from .stream import Stream
 from .truncation import Chunk, truncated_bptt
+
+with _suppress(ImportError):  # threadpoolctl is not installed
+    from . import _threadpool as _threadpool
 
 __version__ = _version()
 
@@ -63,6 +68,7 @@ __all__ = [
     "from_nam",
     "from_onnx",
     "from_rtneural",
+    "get_include",
     "get_num_threads",
     "mse_loss",
     "pack_padded_sequence",

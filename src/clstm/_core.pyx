@@ -4,12 +4,17 @@ Arrays come in checked: lstm.py has made them of the right type and shape, align
 """
 
 cimport cython
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
+from cpython.pycapsule cimport PyCapsule_New
 from cpython.pyport cimport PY_SSIZE_T_MAX
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memcpy, memset
 
 cimport numpy as cnp
+from clstm cimport *
+
+import threading
 
 import numpy as np
 
@@ -24,6 +29,63 @@ cdef int check(int status) except -1:
     if status == CLSTM_ERROR_SIZE:
         raise MemoryError(message)
     raise ValueError(message)
+
+
+# ---- signals ----
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        int64_t tv_sec
+        long tv_nsec
+    int timespec_get(timespec *now, int base)
+    int TIME_UTC
+
+
+cdef enum:
+    SHORT_CALL = 1 << 28  # multiply-adds that are done before anybody would press Ctrl-C
+    PATIENCE = 100  # milliseconds between two looks at the signals: for each the GIL is taken
+
+
+cdef int64_t milliseconds() noexcept nogil:
+    cdef timespec now
+    timespec_get(&now, TIME_UTC)
+    return now.tv_sec * 1000 + now.tv_nsec // 1000000
+
+
+@cython.final
+cdef class SignalWatch:
+    """Hears signals such as Ctrl-C during a long call of the main thread, the only one whose handlers Python runs."""
+
+    cdef int64_t last  # when signals were looked at
+    cdef object error  # what a handler raised
+
+
+cdef int look_at_signals(void *context) noexcept nogil:
+    """The interrupt function of such a call."""
+    cdef int64_t now = milliseconds()
+    if now - (<SignalWatch> context).last < PATIENCE:
+        return 0
+    with gil:
+        watch = <SignalWatch> context
+        watch.last = now
+        try:
+            PyErr_CheckSignals()
+        except BaseException as error:
+            watch.error = error
+            return 1
+    return 0
+
+
+cdef SignalWatch watch_signals(Weights weights, int64_t T, int64_t B):
+    """A watch for a call of this size, or None if it needs none."""
+    cdef clstm_spec *spec = &weights.spec
+    cdef double multiply_adds = <double> T * B * len(weights.blocks) * spec.hidden_size
+    multiply_adds *= spec.hidden_size + spec.input_size
+    if multiply_adds < SHORT_CALL or threading.current_thread() is not threading.main_thread():
+        return None
+    watch = SignalWatch()
+    watch.last = milliseconds()
+    return watch
 
 
 # ---- memory ----
@@ -359,6 +421,7 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
     cdef Tape tape = None
     if dropout is not None:
         spec.dropout = dropout
+    memset(&seq, 0, sizeof(seq))
     seq.T = cnp.PyArray_DIM(x, 0)
     seq.B = cnp.PyArray_DIM(x, 1)
     seq.lengths = <const int64_t *> data_of(lengths)
@@ -381,10 +444,16 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
         weights.spare_tapes.clear()  # whoever serves now has no use for them
     check(clstm_forward_workspace(&spec, seq.T, seq.B, &size))
     workspace = take_block(weights.spare_workspaces, size)
+    cdef SignalWatch watch = watch_signals(weights, seq.T, seq.B)
+    if watch is not None:
+        seq.interrupt = look_at_signals
+        seq.interrupt_context = <void *> watch
     with nogil:
         status = clstm_forward(&spec, pack.block.data, &seq, tape_data, workspace.data, workspace.size)
     if workspace.size <= LARGEST_WORKSPACE:
         give_block(weights.spare_workspaces, workspace)
+    if status == CLSTM_ERROR_INTERRUPTED:
+        raise watch.error
     check(status)
     if training:
         tape = Tape.__new__(Tape)
@@ -433,11 +502,17 @@ def backward(Tape tape, dy, dhn, dcn, dx, dh0, dc0, list grads):
     g.dc0 = data_of(dc0)
     check(clstm_backward_workspace(&tape.spec, tape.T, tape.B, &size))
     workspace = take_block(weights.spare_workspaces, size)
+    cdef SignalWatch watch = watch_signals(weights, tape.T, tape.B)
+    if watch is not None:
+        g.interrupt = look_at_signals
+        g.interrupt_context = <void *> watch
     with nogil:
         status = clstm_backward(&tape.spec, tape.pack.block.data, tape.block.data, &g, workspace.data,
                                 workspace.size)
     if workspace.size <= LARGEST_WORKSPACE:
         give_block(weights.spare_workspaces, workspace)
+    if status == CLSTM_ERROR_INTERRUPTED:
+        raise watch.error
     check(status)
 
 
@@ -623,3 +698,27 @@ def apply(int function, cnp.ndarray x):
         status = clstm_apply(function, dtype, n, src, dst)
     check(status)
     return y
+
+
+# ---- for other packages, see clstm_capi.h ----
+
+cdef extern from "capi_table.h":
+    ctypedef struct clstm_capi:
+        object (*borrow_pack)(object lstm, int training, clstm_spec *spec, const void **pack)
+    clstm_capi capi_table
+    const char *CLSTM_CAPI_CAPSULE
+
+
+cdef object borrow_pack(object lstm, int training, clstm_spec *spec, const void **pack):
+    """The current pack of an LSTM's weights, as the object that owns it."""
+    weights = getattr(lstm, "_weights", None)
+    if not isinstance(weights, Weights):
+        raise TypeError(f"lstm is a {type(lstm).__name__}, but a clstm.LSTM is expected")
+    cdef Pack borrowed = (<Weights> weights).current_pack(training)
+    spec[0] = (<Weights> weights).spec
+    pack[0] = borrowed.block.data
+    return borrowed
+
+
+capi_table.borrow_pack = borrow_pack
+_capi = PyCapsule_New(&capi_table, CLSTM_CAPI_CAPSULE, NULL)

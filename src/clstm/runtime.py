@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from . import _core
@@ -24,7 +25,8 @@ def set_num_threads(n: int) -> None:
     Notes
     -----
     Results are the same bits for any number of threads. Workers sleep between calls. When several Python threads
-    call at once, each takes the workers that are free, and none waits for one.
+    call at once, each takes the workers that are free, and none waits for one. Where threadpoolctl is installed, its
+    `threadpool_limits` sets this limit too, under the name "clstm".
 
     Examples
     --------
@@ -66,3 +68,20 @@ def cpu_info() -> dict[str, Any]:
         "available": _core.isas(),
         "num_threads": get_num_threads(),
     }
+
+
+def get_include() -> str:
+    """Return the directory of the C headers, for packages that build on clstm: `include_dirs=[clstm.get_include()]`.
+
+    Returns
+    -------
+    directory : str
+        It holds "clstm.h", and "clstm_capi.h" for C extensions and for Cython's `cimport clstm`.
+
+    Examples
+    --------
+    >>> import clstm, os
+    >>> sorted(os.listdir(clstm.get_include()))
+    ['clstm.h', 'clstm_capi.h']
+    """
+    return str(Path(__file__).with_name("include"))

@@ -127,10 +127,10 @@ static void threads_see_the_same_choice(const char *isa) {
 }
 
 static void every_status_has_its_own_sentence(void) {
-    for (int a = CLSTM_OK; a <= CLSTM_ERROR_WORKSPACE + 1; a++)
+    for (int a = CLSTM_OK; a <= CLSTM_ERROR_INTERRUPTED + 1; a++)
         for (int b = CLSTM_OK; b < a; b++)
             CHECK(!same(clstm_strerror(a), clstm_strerror(b)));
-    CHECK(same(clstm_strerror(-1), clstm_strerror(CLSTM_ERROR_WORKSPACE + 1)));
+    CHECK(same(clstm_strerror(-1), clstm_strerror(CLSTM_ERROR_INTERRUPTED + 1)));
 }
 
 static void version_is_three_numbers(void) {

@@ -470,7 +470,7 @@ static void every_status_has_a_sentence(void) {
         CHECK(strlen(clstm_strerror(status)) > 5);
         CHECK(strcmp(clstm_strerror(status), clstm_strerror(-1)) != 0);
     }
-    CHECK(strcmp(clstm_strerror(CLSTM_ERROR_WORKSPACE + 1), clstm_strerror(-1)) == 0);
+    CHECK(strcmp(clstm_strerror(CLSTM_ERROR_INTERRUPTED + 1), clstm_strerror(-1)) == 0);
 }
 
 static void run(void (*check)(void), const char *what) {

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "dropout.h"
+#include "interrupt.h"
 #include "network.h"
 #include "threads.h"
 #include "variants.h"
@@ -43,6 +44,7 @@ typedef struct backward_call {
     row_split row_parts;
     idx weight_parts;
     backward_scratch s;
+    interruption *interruption;
 } backward_call;
 
 /* One layer and direction. */
@@ -481,6 +483,8 @@ static void run_direction(backward_pass *d) {
     if (d->dparams)
         clear_weights(d);
     for (d->s0 = 0; d->s0 < b->T && b->B > 0; d->s0 = d->s1) {
+        if (interruption_heard(b->interruption))
+            return;
         d->s1 = b->T - d->s0 < b->steps ? b->T : d->s0 + b->steps;
         b->s.offset[0] = 0;
         for (idx s = d->s0; s < d->s1; s++)
@@ -622,7 +626,10 @@ int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, c
     b.row_parts = network_split_rows(&b.net, b.T, b.B);
     b.weight_parts = network_worth_parts(&b.net, b.T, b.B);
     memset(b.s.zeros, 0, (size_t)zeros_needed(&b.net) * b.net.size);
+    interruption interruption;
+    b.interruption = &interruption;
+    interruption_start(&interruption, grads->interrupt, grads->interrupt_context);
     for (idx layer = b.net.L - 1; layer >= 0; layer--)
         backward_layer(&b, layer);
-    return CLSTM_OK;
+    return atomic_load(&interruption.ended) ? CLSTM_ERROR_INTERRUPTED : CLSTM_OK;
 }

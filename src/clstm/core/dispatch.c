@@ -204,6 +204,7 @@ const char *clstm_strerror(int status) {
         [CLSTM_ERROR_STREAM] = "clstm_step runs neither bidirectional networks nor variants",
         [CLSTM_ERROR_THREADS] = "the number of threads lies outside 1..1024",
         [CLSTM_ERROR_WORKSPACE] = "the workspace is smaller than the call needs",
+        [CLSTM_ERROR_INTERRUPTED] = "the caller's interrupt function ended the call",
     };
     enum { COUNT = sizeof sentences / sizeof sentences[0] };
     return status >= 0 && status < COUNT ? sentences[status] : "unknown status";

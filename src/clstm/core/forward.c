@@ -6,6 +6,7 @@
 
 #include "dropout.h"
 #include "fpmode.h"
+#include "interrupt.h"
 #include "network.h"
 #include "spin.h"
 #include "threads.h"
@@ -35,6 +36,7 @@ typedef struct forward_call {
     row_split split;
     idx pieces; /* of the units of a step, for as many threads; 1: threads split the rows instead */
     forward_scratch s;
+    interruption *interruption;
 } forward_call;
 
 /* ---- scratch memory ---- */
@@ -248,6 +250,12 @@ static void step_rows(const forward_pass *d, idx t, idx before, idx begin, idx e
     net->k->cell(&g);
 }
 
+/* Steps between two questions to the caller: a few milliseconds of multiply-adds. */
+static idx steps_between_questions(const forward_pass *d) {
+    enum { MULTIPLY_ADDS = 1 << 25 };
+    return 1 + MULTIPLY_ADDS / (4 * d->f->net.H * (d->I + d->f->net.H)) / d->rows;
+}
+
 static void run_direction(const forward_pass *d) {
     const forward_call *f = d->f;
     const network *net = &f->net;
@@ -259,7 +267,13 @@ static void run_direction(const forward_pass *d) {
         copy_rows(net, d->h0, 0, hn, 0, ever, d->rows - ever, P);
     if (d->cn)
         copy_rows(net, d->c0, 0, cn, 0, ever, d->rows - ever, H);
+    idx question = 0;
     for (idx s = 0; s < T; s++) {
+        if (s == question) {
+            if (interruption_heard(f->interruption))
+                return;
+            question += steps_between_questions(d);
+        }
         const idx t = d->reverse ? T - 1 - s : s, before = d->reverse ? t + 1 : t - 1, after = 2 * t - before;
         const idx n = active_rows(f->s.active, T, t, d->first, d->rows);
         const idx n_before = active_rows(f->s.active, T, before, d->first, d->rows);
@@ -281,14 +295,20 @@ static void run_direction(const forward_pass *d) {
 
 /* ---- one layer, its units split among threads ---- */
 
-/* A layer's work in stages that follow each other: for each chunk its input products, then each of its steps. The parts
- * of a stage are pieces of the units of each direction. Parts are claimed in order (threads.h), so whoever waits for
- * the stages before waits for running threads only. */
+/* A span of a layer's steps, in stages that follow each other: for each chunk its input products, then each of its
+ * steps. The parts of a stage are pieces of the units of each direction. Parts are claimed in order (threads.h), so
+ * whoever waits for the stages before waits for running threads only. */
 typedef struct unit_team {
     const forward_pass *d; /* (D) */
+    idx first, steps;      /* of time, in processing order */
     idx stage_parts;
     atomic_llong done; /* parts */
 } unit_team;
+
+static void team_step(const forward_pass *d, idx s, unit_range units) {
+    const idx t = d->reverse ? d->f->T - 1 - s : s;
+    step_rows(d, t, s == 0 ? -1 : d->reverse ? t + 1 : t - 1, 0, d->rows, units);
+}
 
 static void team_part(void *context, int part) {
     unit_team *team = context;
@@ -299,28 +319,37 @@ static void team_part(void *context, int part) {
     const idx piece = in_stage % f->pieces, blocks = f->net.H_blocks;
     const unit_range units = {blocks * piece / f->pieces, blocks * (piece + 1) / f->pieces};
     spin_until(&team->done, (long long)(stage * team->stage_parts));
-    const idx per_chunk = f->chunk + 1, s = stage / per_chunk * f->chunk + stage % per_chunk - 1;
-    if (f->chunk && stage % per_chunk == 0) {
-        input_products(d, s + 1, f->T - s - 1 < f->chunk ? f->T - s - 1 : f->chunk, units);
-    } else {
-        const idx step = f->chunk ? s : stage, t = d->reverse ? f->T - 1 - step : step;
-        step_rows(d, t, step == 0 ? -1 : d->reverse ? t + 1 : t - 1, 0, d->rows, units);
-    }
+    const idx per_chunk = f->chunk + 1, in_chunk = stage % per_chunk;
+    const idx s = team->first + (f->chunk ? stage / per_chunk * f->chunk : stage), end = team->first + team->steps;
+    if (f->chunk && in_chunk == 0)
+        input_products(d, s, end - s < f->chunk ? end - s : f->chunk, units);
+    else
+        team_step(d, f->chunk ? s + in_chunk - 1 : s, units);
     atomic_fetch_add_explicit(&team->done, 1, memory_order_release);
+}
+
+static void run_span(const forward_pass *d, idx first, idx steps) {
+    const forward_call *f = d->f;
+    unit_team team = {.d = d, .first = first, .steps = steps, .stage_parts = f->net.D * f->pieces};
+    const idx chunks = f->chunk ? (steps + f->chunk - 1) / f->chunk : 0;
+    clstm_team((int)f->pieces, (int)((steps + chunks) * team.stage_parts), team_part, &team);
 }
 
 static void run_team(const forward_pass *d) {
     const forward_call *f = d->f;
     const network *net = &f->net;
-    unit_team team = {.d = d, .stage_parts = net->D * f->pieces};
-    const idx chunks = f->chunk ? (f->T + f->chunk - 1) / f->chunk : 0;
-    clstm_team((int)f->pieces, (int)((f->T + chunks) * team.stage_parts), team_part, &team);
+    const idx chunk = f->chunk ? f->chunk : 1, span = round_up(steps_between_questions(d), chunk);
+    for (idx s = 0; s < f->T; s += span) {
+        if (interruption_heard(f->interruption))
+            return;
+        run_span(d, s, f->T - s < span ? f->T - s : span);
+    }
     for (idx direction = 0; direction < net->D; direction++, d++) {
         const idx last = d->reverse ? 0 : f->T - 1;
         for (idx t = 0; t < f->T && d->copy.p; t++)
             copy_rows(net, d->out, t, d->copy, t, 0, d->rows, net->P);
         if (d->hn)
-            copy_rows(net, d->out, last, plane_of(d->hn, 0, net->H), 0, 0, d->rows, net->H);
+            copy_rows(net, d->out, last, plane_of(d->hn, 0, net->P), 0, 0, d->rows, net->P);
         if (d->cn)
             copy_rows(net, d->c, last, plane_of(d->cn, 0, net->H), 0, 0, d->rows, net->H);
     }
@@ -508,6 +537,13 @@ int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence
     memset(f.s.zeros, 0, (size_t)widest(&f.net) * f.net.size);
     if (tape)
         write_tape_head(&f);
+    interruption interruption;
+    f.interruption = &interruption;
+    interruption_start(&interruption, seq->interrupt, seq->interrupt_context);
     run_stack(&f);
-    return CLSTM_OK;
+    if (!atomic_load(&interruption.ended))
+        return CLSTM_OK;
+    if (tape)
+        network_tape(&f.net, tape, f.T, f.B).header->magic = 0;
+    return CLSTM_ERROR_INTERRUPTED;
 }

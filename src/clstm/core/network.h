@@ -49,8 +49,10 @@ static inline idx network_layer_input(const network *net, idx layer) { return la
 /* Checks the spec and that T and B are sizes. */
 int network_check_batch(const clstm_spec *spec, int64_t T, int64_t B);
 
-/* The address of element i of an array of reals. */
-static inline void *at(const network *net, const void *p, idx i) { return (char *)(uintptr_t)p + i * (idx)net->size; }
+/* The address of element i of an array of reals. Of NULL it is never used, and any (in C, NULL + 1 is an error). */
+static inline void *at(const network *net, const void *p, idx i) {
+    return (void *)((uintptr_t)p + (uintptr_t)(i * (idx)net->size));
+}
 
 /* ---- pack ---- */
 

@@ -28,6 +28,7 @@ static struct {
     job *open;               /* the jobs whose callers still claim parts */
     int workers;             /* started and not gone; at most limit - 1, or a little later */
     int busy;                /* workers that run parts */
+    atomic_int jobs;         /* how many are open */
     atomic_int running;      /* callers and busy workers */
     atomic_int limit;        /* of running; 0: nobody has asked yet */
 } pool = {.lock = SYNC_LOCK_INIT, .work = SYNC_CONDITION_INIT, .finished = SYNC_CONDITION_INIT};
@@ -47,6 +48,7 @@ static void after_fork_in_child(void) {
     pool.work = pool.finished = (sync_condition)SYNC_CONDITION_INIT;
     pool.open = NULL;
     pool.workers = pool.busy = 0;
+    atomic_store(&pool.jobs, 0);
     atomic_store(&pool.running, 0);
 }
 
@@ -163,6 +165,7 @@ static void call_workers(int wanted) {
 static void open_job(job *job) {
     sync_acquire(&pool.lock);
     atomic_fetch_add(&pool.running, 1);
+    atomic_fetch_add(&pool.jobs, 1);
     job->link = pool.open;
     pool.open = job;
     call_workers((job->threads < job->parts ? job->threads : job->parts) - 1);
@@ -175,6 +178,7 @@ static void close_job(job *job) {
     while (*link != job)
         link = &(*link)->link;
     *link = job->link;
+    atomic_fetch_sub(&pool.jobs, 1);
     atomic_fetch_sub(&pool.running, 1);
     if (pool.open)
         call_workers(1); /* into the place that this caller leaves */
@@ -183,24 +187,46 @@ static void close_job(job *job) {
     sync_release(&pool.lock);
 }
 
+/* One part needs no worker, and so no lock, unless another call waits for this caller's place. */
+static void run_alone(void (*run)(void *context, int part), void *context) {
+    survive_fork();
+    atomic_fetch_add(&pool.running, 1);
+    run(context, 0);
+    atomic_fetch_sub(&pool.running, 1);
+    if (atomic_load(&pool.jobs) == 0)
+        return;
+    sync_acquire(&pool.lock);
+    call_workers(1);
+    sync_release(&pool.lock);
+}
+
+static void run_with_workers(int threads, int parts, void (*run)(void *context, int part), void *context) {
+    job job = {.run = run, .context = context, .threads = threads, .parts = parts};
+    int part;
+    clstm_get_num_threads();
+    survive_fork();
+    open_job(&job);
+    while (claim(&job, &part))
+        run(context, part);
+    close_job(&job);
+}
+
 void clstm_parallel(int parts, void (*run)(void *context, int part), void *context) {
     clstm_team(parts, parts, run, context);
 }
 
 void clstm_team(int threads, int parts, void (*run)(void *context, int part), void *context) {
-    fpmode caller = fpmode_enter();
-    job job = {.run = run, .context = context, .threads = threads, .parts = parts};
-    int part, nested = inside_part;
-    if (!nested) {
-        clstm_get_num_threads();
-        survive_fork();
-        open_job(&job);
+    const fpmode caller = fpmode_enter();
+    if (inside_part) {
+        for (int part = 0; part < parts; part++)
+            run(context, part);
+    } else {
+        inside_part = 1;
+        if (parts == 1)
+            run_alone(run, context);
+        else
+            run_with_workers(threads, parts, run, context);
+        inside_part = 0;
     }
-    inside_part = 1;
-    while (claim(&job, &part))
-        run(context, part);
-    inside_part = nested;
-    if (!nested)
-        close_job(&job);
     fpmode_leave(caller);
 }

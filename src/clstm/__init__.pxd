@@ -1,8 +1,14 @@
-# The C library, as in include/clstm.h.
+# The C library for other packages: `cimport clstm`, with clstm.get_include() among the include directories, and one
+# call of clstm.import_clstm() before any other. include/clstm.h documents the functions.
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
 
-cdef extern from "clstm.h" nogil:
+cdef extern from "clstm_capi.h":
+    int import_clstm() except -1
+    object clstm_borrow_pack(object lstm, int training, clstm_spec *spec, const void **pack)
+
+
+cdef extern from "clstm_capi.h" nogil:
     ctypedef struct clstm_activation:
         int64_t kind
         double alpha
@@ -29,6 +35,8 @@ cdef extern from "clstm.h" nogil:
         double dropout
         clstm_variant variant
 
+    ctypedef int (*clstm_interrupt)(void *context) noexcept nogil
+
     ctypedef struct clstm_sequence:
         int64_t T
         int64_t B
@@ -44,6 +52,8 @@ cdef extern from "clstm.h" nogil:
         int64_t y_row_stride
         void *hn
         void *cn
+        clstm_interrupt interrupt
+        void *interrupt_context
 
     ctypedef struct clstm_gradients:
         const void *dy
@@ -57,12 +67,35 @@ cdef extern from "clstm.h" nogil:
         void *dh0
         void *dc0
         void **dparams
+        clstm_interrupt interrupt
+        void *interrupt_context
 
     enum:
+        CLSTM_ABI_MAJOR
+        CLSTM_ABI_MINOR
+
+    enum clstm_status:
         CLSTM_OK
+        CLSTM_ERROR_NULL
+        CLSTM_ERROR_SPEC
         CLSTM_ERROR_SIZE
+        CLSTM_ERROR_PACK
+        CLSTM_ERROR_TAPE
+        CLSTM_ERROR_LENGTHS
+        CLSTM_ERROR_ISA
+        CLSTM_ERROR_STREAM
+        CLSTM_ERROR_THREADS
+        CLSTM_ERROR_WORKSPACE
+        CLSTM_ERROR_INTERRUPTED
+
+    enum clstm_dtype:
         CLSTM_FLOAT32
         CLSTM_FLOAT64
+
+    enum clstm_function:
+        CLSTM_EXP
+        CLSTM_SIGMOID
+        CLSTM_TANH
 
     const char *clstm_strerror(int status)
     const char *clstm_version()
