@@ -79,7 +79,7 @@ PREFIX := /usr/local
 LIB := $(BUILD)/lib
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 ABI := $(shell sed -n 's/^.define CLSTM_ABI_MAJOR //p' include/clstm.h)
-LIB_FLAGS := $(filter-out -g,$(C_FLAGS)) -O3 -fPIC -fvisibility=hidden
+LIB_FLAGS := $(filter-out -g,$(C_FLAGS)) -O3 -falign-loops=32 -fPIC -fvisibility=hidden
 
 lib: $(LIB)/libclstm.a $(LIB)/libclstm.so.$(ABI) $(LIB)/clstm.pc ## Build the static and the shared C library, in build/lib
 

@@ -1,0 +1,219 @@
+/* The loop over time of a layer: its input products in chunks, then its steps. Threads share the units of a step where
+ * a call has too few rows for them. Free of any instruction set. */
+#include "forward_pass.h"
+
+#include <stdatomic.h>
+
+#include "dropout.h"
+#include "spin.h"
+#include "threads.h"
+#include "variants.h"
+
+/* Blocks of VL hidden units. */
+typedef struct unit_range {
+    idx begin, end;
+} unit_range;
+
+/* Input products of steps s .. s + steps in processing order, as (steps, rows, z_width). The longer of the two
+ * axes gives the rows of the product's tiles. */
+static void input_products(const forward_pass *d, idx s, idx steps, unit_range units) {
+    const network *net = &d->f->net;
+    const idx block = net->z_width / net->H_blocks, first = units.begin * block;
+    const idx t = d->reverse ? d->f->T - 1 - s : s, width = net->z_width;
+    const idx in_step = d->reverse ? -d->in.time : d->in.time;
+    const int by_time = steps > d->rows && in_step != d->rows * d->in.row;
+    const gemm_args g = {.groups = by_time ? d->rows : steps,
+                         .M = by_time ? steps : d->rows,
+                         .N = (units.end - units.begin) * block,
+                         .K = d->I,
+                         .A = plane_at(net, d->in, t, 0),
+                         .a_group = by_time ? d->in.row : in_step,
+                         .a_row = by_time ? in_step : d->in.row,
+                         .B = at(net, d->w.w_ih, first * d->I),
+                         .init = at(net, d->w.bias, first),
+                         .C = at(net, d->products, first),
+                         .c_group = by_time ? width : d->rows * width,
+                         .c_row = by_time ? d->rows * width : width};
+    net->k->gemm(&g);
+}
+
+/* Products of step t, or NULL if the step makes them itself. */
+static void *step_products(const forward_pass *d, idx t) {
+    const forward_call *f = d->f;
+    const idx s = d->reverse ? f->T - 1 - t : t, width = f->net.z_width;
+    return f->chunk ? at(&f->net, d->products, s % f->chunk * d->rows * width) : NULL;
+}
+
+/* step_rows of a variant. */
+static void variant_step_rows(const forward_pass *d, idx t, idx before, idx begin, idx end) {
+    const network *net = &d->f->net;
+    const int starts = before < 0;
+    void *products = step_products(d, t);
+    const plane z = d->gates.p ? d->gates : plane_of(products, 0, net->z_width);
+    const plane out = network_projects(net) ? d->unprojected : d->out;
+    const forward_call *f = d->f;
+    void *mask = f->s.mask ? at(net, f->s.mask, (d->first + begin) * net->H) : NULL;
+    if (mask)
+        dropout_recurrent(net, f->seq->seed, d->index, (uint64_t)((t * f->B + d->first + begin) * net->H),
+                          (end - begin) * net->H, mask);
+    const variant_step_args g = {
+        .rows = end - begin,
+        .products = at(net, products, begin * net->z_width),
+        .h = starts ? plane_at(net, d->h0, 0, begin) : plane_at(net, d->out, before, begin),
+        .h_row = starts ? d->h0.row : d->out.row,
+        .h_out = plane_at(net, d->out, t, begin),
+        .h_out_row = d->out.row,
+        .step = {.cell = &d->cell,
+                 .rows = end - begin,
+                 .z = plane_at(net, z, t, begin),
+                 .z_row = z.row,
+                 .c = starts ? plane_at(net, d->c0, 0, begin) : plane_at(net, d->c, before, begin),
+                 .c_row = starts ? d->c0.row : d->c.row,
+                 .c_out = plane_at(net, d->c, t, begin),
+                 .c_out_row = d->c.row,
+                 .out = plane_at(net, out, t, begin),
+                 .out_row = out.row,
+                 .mask = mask}};
+    variant_step(net, &d->w, &g);
+}
+
+/* Rows begin .. end of step t; they continue from step `before`, or start from the initial state (before = -1). */
+static void step_rows(const forward_pass *d, idx t, idx before, idx begin, idx end, unit_range units) {
+    const network *net = &d->f->net;
+    const idx width = net->z_width;
+    if (begin >= end)
+        return;
+    if (!net->plain) {
+        variant_step_rows(d, t, before, begin, end);
+        return;
+    }
+    const int starts = before < 0;
+    const void *products = step_products(d, t);
+    cell_args g = {.rows = end - begin,
+                   .H = net->H,
+                   .first_block = units.begin,
+                   .end_block = units.end,
+                   .init = products ? at(net, products, begin * width) : d->w.bias,
+                   .init_row = products ? width : 0,
+                   .x = plane_at(net, d->in, t, begin),
+                   .x_row = d->in.row,
+                   .I = products ? 0 : d->I,
+                   .h = starts ? plane_at(net, d->h0, 0, begin) : plane_at(net, d->out, before, begin),
+                   .h_row = starts ? d->h0.row : d->out.row,
+                   .w_ih = d->w.w_ih,
+                   .w_hh = d->w.w_hh,
+                   .c = starts ? plane_at(net, d->c0, 0, begin) : plane_at(net, d->c, before, begin),
+                   .c_row = starts ? d->c0.row : d->c.row,
+                   .c_out = plane_at(net, d->c, t, begin),
+                   .c_out_row = d->c.row,
+                   .h_out = plane_at(net, d->out, t, begin),
+                   .h_out_row = d->out.row,
+                   .gates = d->gates.p ? plane_at(net, d->gates, t, begin) : NULL,
+                   .gates_row = d->gates.row};
+    net->k->cell(&g);
+}
+
+/* Steps between two questions to the caller: a few milliseconds of multiply-adds. */
+static idx steps_between_questions(const forward_pass *d) {
+    enum { MULTIPLY_ADDS = 1 << 25 };
+    return 1 + MULTIPLY_ADDS / (4 * d->f->net.H * (d->I + d->f->net.H)) / d->rows;
+}
+
+void forward_pass_run(const forward_pass *d) {
+    const forward_call *f = d->f;
+    const network *net = &f->net;
+    const idx T = f->T, H = net->H, P = net->P;
+    const unit_range all = {0, net->H_blocks};
+    const plane hn = plane_of(d->hn, 0, P), cn = plane_of(d->cn, 0, H);
+    const idx ever = active_rows(f->s.active, T, 0, d->first, d->rows); /* rows with any step at all */
+    if (d->hn)
+        copy_rows(net, d->h0, 0, hn, 0, ever, d->rows - ever, P);
+    if (d->cn)
+        copy_rows(net, d->c0, 0, cn, 0, ever, d->rows - ever, H);
+    idx question = 0;
+    for (idx s = 0; s < T; s++) {
+        if (s == question) {
+            if (interruption_heard(f->interruption))
+                return;
+            question += steps_between_questions(d);
+        }
+        const idx t = d->reverse ? T - 1 - s : s, before = d->reverse ? t + 1 : t - 1, after = 2 * t - before;
+        const idx n = active_rows(f->s.active, T, t, d->first, d->rows);
+        const idx n_before = active_rows(f->s.active, T, before, d->first, d->rows);
+        const idx n_after = active_rows(f->s.active, T, after, d->first, d->rows);
+        const idx continuing = n < n_before ? n : n_before;
+        if (f->chunk && s % f->chunk == 0)
+            input_products(d, s, T - s < f->chunk ? T - s : f->chunk, all);
+        step_rows(d, t, before, 0, continuing, all);
+        step_rows(d, t, -1, continuing, n, all);
+        zero_rows(net, d->out, t, n, d->rows, P);
+        if (d->copy.p)
+            copy_rows(net, d->out, t, d->copy, t, 0, d->rows, P);
+        if (n_after < n && d->hn)
+            copy_rows(net, d->out, t, hn, 0, n_after, n - n_after, P);
+        if (n_after < n && d->cn)
+            copy_rows(net, d->c, t, cn, 0, n_after, n - n_after, H);
+    }
+}
+
+/* ---- one layer, its units split among threads ---- */
+
+/* A span of a layer's steps, in stages that follow each other: for each chunk its input products, then each of its
+ * steps. The parts of a stage are pieces of the units of each direction. Parts are claimed in order (threads.h), so
+ * whoever waits for the stages before waits for running threads only. */
+typedef struct unit_team {
+    const forward_pass *d; /* (D) */
+    idx first, steps;      /* of time, in processing order */
+    idx stage_parts;
+    atomic_llong done; /* parts */
+} unit_team;
+
+static void team_step(const forward_pass *d, idx s, unit_range units) {
+    const idx t = d->reverse ? d->f->T - 1 - s : s;
+    step_rows(d, t, s == 0 ? -1 : d->reverse ? t + 1 : t - 1, 0, d->rows, units);
+}
+
+static void team_part(void *context, int part) {
+    unit_team *team = context;
+    const forward_pass *first = team->d;
+    const forward_call *f = first->f;
+    const idx stage = part / team->stage_parts, in_stage = part % team->stage_parts;
+    const forward_pass *d = first + in_stage / f->pieces;
+    const idx piece = in_stage % f->pieces, blocks = f->net.H_blocks;
+    const unit_range units = {blocks * piece / f->pieces, blocks * (piece + 1) / f->pieces};
+    spin_until(&team->done, (long long)(stage * team->stage_parts));
+    const idx per_chunk = f->chunk + 1, in_chunk = stage % per_chunk;
+    const idx s = team->first + (f->chunk ? stage / per_chunk * f->chunk : stage), end = team->first + team->steps;
+    if (f->chunk && in_chunk == 0)
+        input_products(d, s, end - s < f->chunk ? end - s : f->chunk, units);
+    else
+        team_step(d, f->chunk ? s + in_chunk - 1 : s, units);
+    atomic_fetch_add_explicit(&team->done, 1, memory_order_release);
+}
+
+static void run_span(const forward_pass *d, idx first, idx steps) {
+    const forward_call *f = d->f;
+    unit_team team = {.d = d, .first = first, .steps = steps, .stage_parts = f->net.D * f->pieces};
+    const idx chunks = f->chunk ? (steps + f->chunk - 1) / f->chunk : 0;
+    clstm_team((int)f->pieces, (int)((steps + chunks) * team.stage_parts), team_part, &team);
+}
+
+void forward_pass_run_team(const forward_pass *d) {
+    const forward_call *f = d->f;
+    const network *net = &f->net;
+    const idx chunk = f->chunk ? f->chunk : 1, span = round_up(steps_between_questions(d), chunk);
+    for (idx s = 0; s < f->T; s += span) {
+        if (interruption_heard(f->interruption))
+            return;
+        run_span(d, s, f->T - s < span ? f->T - s : span);
+    }
+    for (idx direction = 0; direction < net->D; direction++, d++) {
+        const idx last = d->reverse ? 0 : f->T - 1;
+        for (idx t = 0; t < f->T && d->copy.p; t++)
+            copy_rows(net, d->out, t, d->copy, t, 0, d->rows, net->P);
+        if (d->hn)
+            copy_rows(net, d->out, last, plane_of(d->hn, 0, net->P), 0, 0, d->rows, net->P);
+        if (d->cn)
+            copy_rows(net, d->c, last, plane_of(d->cn, 0, net->H), 0, 0, d->rows, net->H);
+    }
+}
