@@ -55,16 +55,15 @@ class Layout(NamedTuple):
         return self.take_rows(array) if self.holes is None else array[self.holes.steps, self.order]
 
     def take_gradient(self, dy: np.ndarray, directions: int) -> np.ndarray:
-        """dy (T, B, D*n) with the core's steps. What an output is repeated at adds to its gradient, nearest first."""
+        """dy (T, B, D*n) with the core's steps. Where an output is repeated, its gradient is the sum, in order of time."""
         taken = self.take_steps(dy)
         if self.holes is None or self.order is None:
             return taken
         n = dy.shape[2] // directions
         for direction in range(directions):
             part, source = slice(direction * n, (direction + 1) * n), self.holes.sources[direction]
-            repeats = self.holes.masked & (source >= 0) & (source < self.lengths)
-            for t in np.flatnonzero(repeats.any(axis=1))[:: -1 if direction else 1]:
-                rows = np.flatnonzero(repeats[t])
+            for t in np.flatnonzero(self.holes.masked.any(axis=1)):
+                rows = np.flatnonzero(self.holes.masked[t])
                 taken[source[t, rows], rows, part] += dy[t, self.order[rows], part]
         return taken
 
