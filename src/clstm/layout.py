@@ -55,7 +55,7 @@ class Layout(NamedTuple):
         return self.take_rows(array) if self.holes is None else array[self.holes.steps, self.order]
 
     def take_gradient(self, dy: np.ndarray, directions: int) -> np.ndarray:
-        """dy (T, B, D*n) with the core's steps. Where an output is repeated, its gradient is the sum, in order of time."""
+        """dy (T, B, D*n) with the core's steps. A repeated output's gradient is a sum, in order of time."""
         taken = self.take_steps(dy)
         if self.holes is None or self.order is None:
             return taken

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _core
 from .arguments import as_flag, as_float_dtype, as_lengths, as_mask, as_probability, as_real_array, as_size
+from .checkpoint import CheckpointTape, segment_steps
 from .initialization import INITIALIZERS
 from .layout import Layout
 from .module import Module, Shape, check_names_and_shapes, matching_arrays
@@ -430,21 +431,33 @@ class LSTM(Module):
         state: tuple[ArrayLike | None, ArrayLike | None] | None = None,
         lengths: Any = None,
         mask: Any = None,
-    ) -> tuple[Any, State, Tape]:
+        *,
+        checkpoint: bool | int = False,
+    ) -> tuple[Any, State, Any]:
         """Run sequences as a plain call does, with dropout, and record what `backward` needs.
+
+        Parameters
+        ----------
+        x, state, lengths, mask
+            As for a call.
+        checkpoint : bool or int, default False
+            True: keep only the states between segments of about sqrt(time) steps, which `backward` then runs again one
+            by one. A number: the steps of a segment. Gradients have the same bits; memory is about that of two
+            segments. See docs/long-sequences.md.
 
         Returns
         -------
         y : ndarray or PackedSequence
         (h_n, c_n) : tuple of ndarray
-        tape : Tape
-            For `backward`. It keeps copies of what it needs: x and the weights may change before that.
+        tape : Tape or CheckpointTape
+            For `backward`. It keeps copies of what it needs: x and the weights may change before that. Only with
+            `checkpoint` x is not copied, and must not change.
         """
-        return self._run(x, state, lengths, mask, training=True)
+        return self._run(x, state, lengths, mask, training=True, checkpoint=checkpoint)
 
     def backward(
         self,
-        tape: Tape,
+        tape: Tape | CheckpointTape,
         dy: ArrayLike | PackedSequence | None = None,
         dstate: tuple[ArrayLike | None, ArrayLike | None] | None = None,
     ) -> tuple[Any, State, dict[str, np.ndarray]]:
@@ -452,7 +465,7 @@ class LSTM(Module):
 
         Parameters
         ----------
-        tape : Tape
+        tape : Tape or CheckpointTape
             From this layer's `forward`. It is only read, so it can be used again.
         dy : array_like or PackedSequence, optional
             Gradient of the loss with respect to y, in the shape of y; zeros by default.
@@ -471,12 +484,12 @@ class LSTM(Module):
         Raises
         ------
         ValueError
-            If the tape is of another layer, or a shape is wrong.
+            If the tape is of another layer, a shape is wrong, or x has changed since a `forward` with `checkpoint`.
         """
         if isinstance(dy, PackedSequence):
             dx, dstate, grads = self.backward(tape, pad_packed_sequence(dy, self.batch_first)[0], dstate)
             return pack_like(dx, dy, self.batch_first), dstate, grads
-        if not isinstance(tape, Tape) or not tape.is_of(self._weights):
+        if not isinstance(tape, (Tape, CheckpointTape)) or not tape.is_of(self._weights):
             raise ValueError(f"tape is {tape!r}, but one that this layer's forward returned is expected")
         layout: Layout = tape.meta
         D = 1 + self.bidirectional
@@ -488,8 +501,12 @@ class LSTM(Module):
         dh_n, dc_n = self._states(("dh_n", "dc_n"), "dstate", dstate, tape.B, layout)
         dx_out, dx = self._empty(tape.T, tape.B, self.input_size, layout.batched)
         dh_0, dc_0 = self._empty_states(tape.B)
-        grads = {name: np.empty(shape, self.dtype) for name, shape in self._shapes.items()}
-        _core.backward(tape, dy, dh_n, dc_n, dx, dh_0, dc_0, list(grads.values()))
+        grads = {name: np.zeros(shape, self.dtype) for name, shape in self._shapes.items()}
+        arrays = dy, dh_n, dc_n, dx, dh_0, dc_0, list(grads.values())
+        if isinstance(tape, CheckpointTape):
+            tape.backward(*arrays)
+        else:
+            _core.backward(tape, *arrays)
         layout.restore_steps(dx)
         return dx_out, self._finished((dh_0, dc_0), layout), grads
 
@@ -527,7 +544,9 @@ class LSTM(Module):
 
     # ---- arrays in and out ----
 
-    def _run(self, x: Any, state: Any, lengths: Any, mask: Any, training: bool) -> tuple[Any, State, Any]:
+    def _run(
+        self, x: Any, state: Any, lengths: Any, mask: Any, training: bool, checkpoint: bool | int = False
+    ) -> tuple[Any, State, Any]:
         if isinstance(x, PackedSequence):
             for name, value in (("lengths", lengths), ("mask", mask)):
                 if value is not None:
@@ -535,13 +554,14 @@ class LSTM(Module):
             if np.ndim(x.data) != 2:
                 raise ValueError(f"x.data has shape {np.shape(x.data)}, but (steps, {self.input_size}) is expected")
             padded, lengths = pad_packed_sequence(x, self.batch_first)
-            y, state, tape = self._run(padded, state, lengths, None, training)
+            y, state, tape = self._run(padded, state, lengths, None, training, checkpoint)
             return pack_like(y, x, self.batch_first), state, tape
         x = as_real_array("x", x, self.dtype)
         batched = x.ndim != 2
         x = self._time_major("x", x, self.input_size, batched)
         T, B = x.shape[:2]
         layout = self._layout(batched, lengths, mask, T, B)
+        steps = segment_steps(checkpoint, T)
         x = layout.take_steps(x)
         h_0, c_0 = self._states(("h_0", "c_0"), "state", state, B, layout)
         y_out, y = self._empty(T, B, (1 + self.bidirectional) * self._features, layout.batched)
@@ -550,7 +570,11 @@ class LSTM(Module):
         if training and (self.dropout > 0 or self.recurrent_dropout > 0):
             seed = int(np.random.SeedSequence((self.seed, self.dropout_counter)).generate_state(1, np.uint64)[0])
             self.dropout_counter += 1
-        tape = _core.forward(self._weights, x, y, h_0, c_0, h_n, c_n, layout.lengths, training, seed, layout)
+        arrays = x, y, h_0, c_0, h_n, c_n, layout.lengths
+        if steps:
+            tape = CheckpointTape(self._weights, *arrays, seed, steps, 1 + self.bidirectional, layout)
+        else:
+            tape = _core.forward(self._weights, *arrays, training, seed, layout)
         layout.restore_outputs(y, 1 + self.bidirectional)
         return y_out, self._finished((h_n, c_n), layout), tape
 

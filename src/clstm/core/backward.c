@@ -39,6 +39,7 @@ typedef struct backward_call {
     const clstm_gradients *grads;
     const void *pack, *tape;
     tape_parts head;
+    network_part part;
     idx T, B;
     idx steps; /* of a chunk */
     row_split row_parts;
@@ -151,8 +152,9 @@ static void variant_grad_rows(const backward_pass *d, idx s, idx begin, idx end,
     const plane c_prev = has_before ? d->c : d->c0;
     void *mask = b->s.mask ? at(net, b->s.mask, begin * net->H) : NULL;
     if (mask)
-        dropout_recurrent(net, b->head.header->seed, d->index, (uint64_t)((t * b->B + begin) * net->H),
-                          (end - begin) * net->H, mask);
+        dropout_recurrent(net, b->head.header->seed, d->index,
+                          dropout_number(b->head.header->first_step, t, b->B, begin, net->H), (end - begin) * net->H,
+                          mask);
     const variant_step_grad_args g = {.rows = end - begin,
                                       .dz_next = has_after ? dz_at(d, s - 1, begin) : NULL,
                                       .dh_next = has_after ? at(net, b->s.dh, begin * net->P)
@@ -375,7 +377,7 @@ static void add_weight_product(const backward_pass *d, const weight_product *p, 
                          .A = tiles,
                          .a_tile = rows * tile,
                          .B = p->inputs.p,
-                         .init = d->s0 ? dW : NULL,
+                         .init = d->s0 || d->b->grads->accumulate ? dW : NULL,
                          .init_row = width,
                          .C = dW,
                          .c_row = width};
@@ -435,31 +437,37 @@ static void chunk_weights(void *context, int part) {
         chunk_peepholes(d, part);
 }
 
-/* From dW (GH, [I | P | 1]) and dW_hr to the caller's arrays. */
-static void write_weights(const backward_pass *d) {
+static void move(void *ours, void *callers, idx n, const network *net, int out) {
+    memcpy(out ? callers : ours, out ? ours : callers, (size_t)n * net->size);
+}
+
+/* dW (GH, [I | P | 1]) and dW_hr, out to the caller's arrays or in from them. */
+static void move_weights(const backward_pass *d, int out) {
     const network *net = &d->b->net;
     const idx width = round_up(d->columns, net->k->vl), hr_width = round_up(net->H, net->k->vl);
     for (idx j = 0; j < net->GH; j++) {
-        const void *row = at(net, d->b->s.dW, j * width);
-        memcpy(at(net, d->dparams[0], j * d->I), row, (size_t)d->I * net->size);
-        memcpy(at(net, d->dparams[1], j * net->P), at(net, row, d->I), (size_t)net->P * net->size);
+        void *row = at(net, d->b->s.dW, j * width);
+        move(row, at(net, d->dparams[0], j * d->I), d->I, net, out);
+        move(at(net, row, d->I), at(net, d->dparams[1], j * net->P), net->P, net, out);
         for (int bias = 0; bias < 2 * net->spec->bias; bias++)
-            memcpy(at(net, d->dparams[2 + bias], j), at(net, row, d->I + net->P), net->size);
+            move(at(net, row, d->I + net->P), at(net, d->dparams[2 + bias], j), 1, net, out);
     }
     for (idx j = 0; j < net->P && network_projects(net); j++)
-        memcpy(at(net, d->dparams[network_param_places(net->spec).weight_hr], j * net->H),
-               at(net, d->b->s.dW_hr, j * hr_width), (size_t)net->H * net->size);
+        move(at(net, d->b->s.dW_hr, j * hr_width),
+             at(net, d->dparams[network_param_places(net->spec).weight_hr], j * net->H), net->H, net, out);
 }
 
-/* Zeros where gradients of the weights are summed up, as far as no product starts them. */
-static void clear_weights(const backward_pass *d) {
+/* What the sums of the weights' gradients start from: the caller's, or zeros as far as no product starts them. */
+static void start_weights(const backward_pass *d) {
     const network *net = &d->b->net;
-    if (d->b->T == 0 || d->b->B == 0) {
+    if (d->b->T == 0 || d->b->B == 0 || d->b->grads->accumulate) {
         memset(d->b->s.dW, 0, (size_t)(net->GH * round_up(d->columns, net->k->vl)) * net->size);
         if (network_projects(net))
             memset(d->b->s.dW_hr, 0, (size_t)(net->P * round_up(net->H, net->k->vl)) * net->size);
     }
-    if (net->spec->variant.peepholes)
+    if (d->b->grads->accumulate)
+        move_weights(d, 0);
+    else if (net->spec->variant.peepholes)
         memset(d->dparams[network_param_places(net->spec).weight_ch], 0, (size_t)(net->GH - net->H) * net->size);
 }
 
@@ -481,7 +489,7 @@ static void start_states(const backward_pass *d, const void *dcn) {
 static void run_direction(backward_pass *d) {
     const backward_call *b = d->b;
     if (d->dparams)
-        clear_weights(d);
+        start_weights(d);
     for (d->s0 = 0; d->s0 < b->T && b->B > 0; d->s0 = d->s1) {
         if (interruption_heard(b->interruption))
             return;
@@ -495,13 +503,14 @@ static void run_direction(backward_pass *d) {
             clstm_parallel((int)b->weight_parts, chunk_weights, d);
     }
     if (d->dparams)
-        write_weights(d);
+        move_weights(d, 1);
 }
 
 /* sum (n) of the rows of a (B, n) gradient on initial states; 0 if the caller gave those. */
 static void sum_rows(const backward_call *b, const void *gradient, idx n, int given, void *sum) {
     const sum_args g = {.rows = given ? 0 : b->B, .n = n, .a = gradient, .a_row = n, .sum = sum};
-    memset(sum, 0, (size_t)n * b->net.size);
+    if (!b->grads->accumulate)
+        memset(sum, 0, (size_t)n * b->net.size);
     b->net.k->variant->sum_products(&g);
 }
 
@@ -526,7 +535,7 @@ static plane layer_dy(const backward_call *b, idx layer) {
     const network *net = &b->net;
     const clstm_gradients *g = b->grads;
     const idx DP = net->D * net->P;
-    if (layer < net->L - 1)
+    if (layer < b->part.end_layer - 1)
         return plane_of(b->s.dlayer[layer % 2], b->B * DP, DP);
     if (!g->dy)
         return plane_of(b->s.zeros, 0, 0);
@@ -535,7 +544,7 @@ static plane layer_dy(const backward_call *b, idx layer) {
 
 static plane layer_dx(const backward_call *b, idx layer) {
     const clstm_gradients *g = b->grads;
-    if (layer > 0)
+    if (layer > b->part.layer)
         return layer_dy(b, layer - 1);
     return plane_of(g->dx, (idx)g->dx_time_stride, (idx)g->dx_row_stride);
 }
@@ -544,9 +553,12 @@ static void undrop(void *context, int part) {
     const backward_pass *d = context;
     const backward_call *b = d->b;
     const idx first = b->T * part / b->row_parts.parts, end = b->T * (part + 1) / b->row_parts.parts;
-    const idx step = b->B * d->I;
-    void *dx = at(&b->net, d->dx.p, first * step);
-    dropout_apply(&b->net, b->head.header->seed, d->layer - 1, (uint64_t)(first * step), (end - first) * step, dx, dx);
+    for (idx t = first; t < end; t++)
+        for (idx row = 0; row < b->B; row++) {
+            void *dx = plane_at(&b->net, d->dx, t, row);
+            dropout_apply(&b->net, b->head.header->seed, d->layer - 1,
+                          dropout_number(b->head.header->first_step, t, b->B, row, d->I), d->I, dx, dx);
+        }
 }
 
 static void backward_layer(const backward_call *b, idx layer) {
@@ -559,7 +571,7 @@ static void backward_layer(const backward_call *b, idx layer) {
     d.columns = d.I + P + 1;
     d.x = layer_input(b, layer);
     d.dx = layer_dx(b, layer);
-    for (idx direction = 0; direction < net->D; direction++) {
+    for (idx direction = b->part.direction; direction < b->part.end_direction; direction++) {
         const idx index = layer * net->D + direction, gates = network_tape_gates(net);
         const direction_tape tape = network_direction_tape(net, b->tape, b->T, b->B, layer, direction);
         d.index = index;
@@ -570,7 +582,7 @@ static void backward_layer(const backward_call *b, idx layer) {
             d.cell = variant_cell_of(net, &d.w);
         d.dparams = g->dparams ? g->dparams + index * network_param_places(net->spec).count : NULL;
         d.h = plane_of(at(net, h.p, direction * P), h.time, h.row);
-        d.dy = plane_of(at(net, dy.p, g->dy || layer < net->L - 1 ? direction * P : 0), dy.time, dy.row);
+        d.dy = plane_of(at(net, dy.p, g->dy || layer < b->part.end_layer - 1 ? direction * P : 0), dy.time, dy.row);
         d.c = plane_of(tape.c, c_states, H);
         d.gates = plane_of(tape.gates, b->B * gates, gates);
         d.unprojected = plane_of(tape.out, c_states, H);
@@ -585,7 +597,7 @@ static void backward_layer(const backward_call *b, idx layer) {
         if (g->dc0)
             memcpy(at(net, g->dc0, index * c_states), b->s.dc, (size_t)c_states * net->size);
     }
-    if (layer > 0 && net->spec->dropout > 0)
+    if (layer > 0 && net->spec->dropout > 0 && b->part.end_direction == net->D && d.dx.p)
         clstm_parallel((int)b->row_parts.parts, undrop, &d);
 }
 
@@ -602,7 +614,7 @@ static int open_tape(backward_call *b, const clstm_spec *spec, const void *tape)
     b->T = (idx)header->T;
     b->B = (idx)header->B;
     b->head = network_tape(&b->net, tape, b->T, b->B);
-    return CLSTM_OK;
+    return network_part_of(&b->net, header->part, &b->part);
 }
 
 int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, const clstm_gradients *grads,
@@ -629,7 +641,7 @@ int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, c
     interruption interruption;
     b.interruption = &interruption;
     interruption_start(&interruption, grads->interrupt, grads->interrupt_context);
-    for (idx layer = b.net.L - 1; layer >= 0; layer--)
+    for (idx layer = b.part.end_layer - 1; layer >= b.part.layer; layer--)
         backward_layer(&b, layer);
     return atomic_load(&interruption.ended) ? CLSTM_ERROR_INTERRUPTED : CLSTM_OK;
 }

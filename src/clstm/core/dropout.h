@@ -5,7 +5,12 @@
 
 #include "network.h"
 
-/* to = from * mask / (1 - p) for n elements, the first of which has number `first` within the call. to may be from. */
+/* The number of the first of n elements of a row, at step t of a call over B rows that begins at first_step. */
+static inline uint64_t dropout_number(int64_t first_step, idx t, idx B, idx row, idx n) {
+    return (((uint64_t)first_step + (uint64_t)t) * (uint64_t)B + (uint64_t)row) * (uint64_t)n;
+}
+
+/* to = from * mask / (1 - p) for n elements, the first of which has number `first`. to may be from. */
 void dropout_apply(const network *net, uint64_t seed, idx layer, uint64_t first, idx n, const void *from, void *to);
 
 /* The factors on g, 0 or 1 / (1 - p), of n elements from number `first` on; index: layer * D + direction. */

@@ -54,8 +54,9 @@ static void variant_step_rows(const forward_pass *d, idx t, idx before, idx begi
     const forward_call *f = d->f;
     void *mask = f->s.mask ? at(net, f->s.mask, (d->first + begin) * net->H) : NULL;
     if (mask)
-        dropout_recurrent(net, f->seq->seed, d->index, (uint64_t)((t * f->B + d->first + begin) * net->H),
-                          (end - begin) * net->H, mask);
+        dropout_recurrent(net, f->seq->seed, d->index,
+                          dropout_number(f->seq->first_step, t, f->B, d->first + begin, net->H), (end - begin) * net->H,
+                          mask);
     const variant_step_args g = {
         .rows = end - begin,
         .products = at(net, products, begin * net->z_width),
