@@ -180,6 +180,13 @@ int clstm_pack(const clstm_spec *spec, int training, const void *const *params, 
  * the call with CLSTM_ERROR_INTERRUPTED; outputs and tape are undefined then. */
 typedef int (*clstm_interrupt)(void *context);
 
+/* What happens inside, step by step. Steps past the end of a row are left as they are. */
+typedef struct clstm_trace {
+    void *gates; /* out (L*D, T, B, 4, H): i, f, g and o */
+    void *c;     /* out (L*D, T, B, H) */
+    void *h;     /* out (L*D, T, B, P) */
+} clstm_trace;
+
 /* One batch of sequences. Rows of x, y, dx and dy are contiguous along their last axis; time and batch axes
  * have any strides (so time-major and batch-major both work, and a broadcast axis has stride 0). States are
  * contiguous, layer-major, then direction: h (L*D, B, P) and c (L*D, B, H). */
@@ -198,7 +205,8 @@ typedef struct clstm_sequence {
     const void *h0, *c0; /* in  initial states; NULL: zeros, or the learned ones */
     void *y;             /* out (T, B, D*P): [forward | backward] */
     int64_t y_time_stride, y_row_stride;
-    void *hn, *cn; /* out final states; NULL: not wanted */
+    void *hn, *cn;            /* out final states; NULL: not wanted */
+    const clstm_trace *trace; /* inference: NULL, or all of its arrays; with a tape it is not written */
 
     clstm_interrupt interrupt; /* NULL: nobody asks */
     void *interrupt_context;

@@ -37,6 +37,11 @@ cdef extern from "clstm_capi.h" nogil:
 
     ctypedef int (*clstm_interrupt)(void *context) noexcept nogil
 
+    ctypedef struct clstm_trace:
+        void *gates
+        void *c
+        void *h
+
     ctypedef struct clstm_sequence:
         int64_t T
         int64_t B
@@ -54,6 +59,7 @@ cdef extern from "clstm_capi.h" nogil:
         int64_t y_row_stride
         void *hn
         void *cn
+        const clstm_trace *trace
         clstm_interrupt interrupt
         void *interrupt_context
 

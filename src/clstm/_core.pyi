@@ -58,6 +58,7 @@ def forward(
     pack: Pack | None = None,
     first_step: int = 0,
     part: int = 0,
+    trace: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
 ) -> Tape | None: ...
 def backward(
     tape: Tape,

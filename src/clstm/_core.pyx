@@ -408,12 +408,14 @@ cdef inline int64_t stride_of(cnp.ndarray array, int axis) noexcept:
 
 
 def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengths, bint training, uint64_t seed, meta,
-            dropout=None, Pack pack=None, int64_t first_step=0, int64_t part=0):
+            dropout=None, Pack pack=None, int64_t first_step=0, int64_t part=0, tuple trace=None):
     """Run a batch. x (T, B, I) and y (T, B, D*H) with any outer strides; states (L*D, B, H) or None; dropout of this
     call or None, which means that of the weights; pack or None, which means that of the weights as they are now;
-    first_step and part as in clstm_sequence. Returns a Tape if training, else None."""
+    first_step and part as in clstm_sequence; trace: the arrays of clstm_trace, or None. Returns a Tape if training, else
+    None."""
     cdef clstm_spec spec = weights.spec
     cdef clstm_sequence seq
+    cdef clstm_trace traced
     cdef Block workspace, tape_block
     cdef size_t size = 0
     cdef void *tape_data = NULL
@@ -440,6 +442,9 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
     seq.y_row_stride = stride_of(y, 1)
     seq.hn = data_of(hn)
     seq.cn = data_of(cn)
+    if trace is not None:
+        traced.gates, traced.c, traced.h = data_of(trace[0]), data_of(trace[1]), data_of(trace[2])
+        seq.trace = &traced
     if training:
         check(clstm_tape_size(&spec, seq.T, seq.B, &size))
         tape_block = take_block(weights.spare_tapes, size)

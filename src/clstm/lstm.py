@@ -510,6 +510,66 @@ class LSTM(Module):
         layout.restore_steps(dx)
         return dx_out, self._finished((dh_0, dc_0), layout), grads
 
+    def trace(
+        self,
+        x: ArrayLike,
+        state: tuple[ArrayLike | None, ArrayLike | None] | None = None,
+        lengths: Any = None,
+    ) -> dict[str, np.ndarray]:
+        """Return every gate, cell and output of a plain call, step by step, under the names of layer and direction.
+
+        Parameters
+        ----------
+        x, state, lengths
+            As for a call.
+
+        Returns
+        -------
+        dict of str to ndarray
+            "i_l0", "f_l0", "g_l0", "o_l0" (input, forget and output gate, and candidate: the values after their
+            activation functions), "c_l0" and "h_l0"; then those of "l0_reverse" and of the layers above. Each has shape
+            (time, batch, hidden_size), h (time, batch, P), laid out like x. They are those that the call computes, to
+            the last bit; of a coupled or missing gate, what stands in for it. Beyond a sequence's length they are 0.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As a call does.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import clstm
+        >>> lstm = clstm.LSTM(3, 4, seed=0)
+        >>> x = np.ones((5, 3), np.float32)
+        >>> trace = lstm.trace(x)
+        >>> list(trace), trace["f_l0"].shape
+        (['i_l0', 'f_l0', 'g_l0', 'o_l0', 'c_l0', 'h_l0'], (5, 4))
+        >>> bool(np.all(trace["h_l0"] == lstm(x)[0]))
+        True
+        """
+        x = as_real_array("x", x, self.dtype)
+        batched = x.ndim != 2
+        x = self._time_major("x", x, self.input_size, batched)
+        T, B = x.shape[:2]
+        layout = self._layout(batched, lengths, None, T, B)
+        h_0, c_0 = self._states(("h_0", "c_0"), "state", state, B, layout)
+        count, D = self.num_layers * (1 + self.bidirectional), 1 + self.bidirectional
+        gates, c, h = (
+            np.zeros((count, T, B, *features), self.dtype)
+            for features in ((4, self.hidden_size), (self.hidden_size,), (self._features,))
+        )
+        y, (h_n, c_n) = np.empty((T, B, D * self._features), self.dtype), self._empty_states(B)
+        x = layout.take_steps(x)
+        run = h_0, c_0, h_n, c_n, layout.lengths, False, 0, None
+        _core.forward(self._weights, x, y, *run, trace=(gates, c, h))
+        names = [f"l{layer}{suffix}" for layer in range(self.num_layers) for suffix in ("", "_reverse")[:D]]
+        return {
+            f"{kind}_{name}": self._as_caller_has_it(array, layout)
+            for i, name in enumerate(names)
+            for kind, array in zip("ifgoch", (*gates[i].transpose(2, 0, 1, 3), c[i], h[i]), strict=True)
+        }
+
     def stream(self, batch_size: int = 1) -> Stream:
         """Return a `Stream`, which runs this layer step by step and keeps the state between calls.
 
@@ -614,6 +674,14 @@ class LSTM(Module):
             return array, array.swapaxes(0, 1)
         array = np.empty((T, B, features), self.dtype)
         return array, array
+
+    def _as_caller_has_it(self, array: np.ndarray, layout: Layout) -> np.ndarray:
+        """A copy of a (time, batch, features) array of the core, laid out like the caller's x."""
+        T, B, features = array.shape
+        out, as_core_has_it = self._empty(T, B, features, layout.batched)
+        as_core_has_it[...] = array
+        layout.restore_rows(as_core_has_it)
+        return out
 
     def _states(self, names: tuple[str, str], pair_name: str, pair: Any, B: int, layout: Layout) -> list[Any]:
         """Both states of a pair as contiguous (L*D, B, P or H), in the order of the sorted rows; None stays."""

@@ -156,6 +156,15 @@ static plane first_input(const forward_call *f, idx first, idx rows) {
     return layer ? passed_on(f, layer - 1, first, rows, copy) : copy;
 }
 
+/* Has every step recorded: c is kept, gates and h are written a second time. */
+static void trace_pass(forward_pass *d, const clstm_trace *trace) {
+    const network *net = &d->f->net;
+    const idx B = d->f->B, H = net->H, first = d->index * d->f->T * B + d->first;
+    d->c = plane_of(at(net, trace->c, first * H), B * H, H);
+    d->traced = plane_of(at(net, trace->gates, first * 4 * H), B * 4 * H, 4 * H);
+    d->copy = plane_of(at(net, trace->h, first * net->P), B * net->P, net->P);
+}
+
 static forward_pass direction_pass(const forward_call *f, idx layer, idx direction, int part, plane in, plane out) {
     const network *net = &f->net;
     const idx first = row_split_start(&f->split, part), rows = row_split_start(&f->split, part + 1) - first;
@@ -188,6 +197,8 @@ static forward_pass direction_pass(const forward_call *f, idx layer, idx directi
     } else {
         d.c = plane_of(at(net, f->s.c, (direction * f->B + first) * net->H), 0, net->H);
         d.unprojected = plane_of(f->s.out, 0, net->H);
+        if (f->seq->trace)
+            trace_pass(&d, f->seq->trace);
     }
     if (network_projects(net))
         d.unprojected.p = plane_at(net, d.unprojected, 0, first);
@@ -210,7 +221,7 @@ static void forward_rows(void *context, int part) {
             if (f->pieces == 1)
                 forward_pass_run(&d[direction]);
         }
-    if (f->pieces > 1)
+        if (f->pieces > 1)
             forward_pass_run_team(d);
         in = passed_on(f, layer, first, rows, out);
     }
@@ -272,7 +283,8 @@ int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence
     if (status)
         return status;
     const int empty = f.T == 0 || f.B == 0;
-    if (!workspace || (!empty && (!seq->x || !seq->y)))
+    if (!workspace || (!empty && (!seq->x || !seq->y)) ||
+        (seq->trace && (!seq->trace->gates || !seq->trace->c || !seq->trace->h)))
         return CLSTM_ERROR_NULL;
     split_work(&f);
     status = fit_workspace(&f, seq->lengths != NULL, tape != NULL, workspace, workspace_bytes);

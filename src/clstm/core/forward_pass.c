@@ -69,7 +69,9 @@ static void variant_step_rows(const forward_pass *d, idx t, idx before, idx begi
                  .c_out_row = d->c.row,
                  .out = plane_at(net, out, t, begin),
                  .out_row = out.row,
-                 .mask = mask}};
+                 .mask = mask,
+                 .gates = d->traced.p ? plane_at(net, d->traced, t, begin) : NULL,
+                 .gates_row = d->traced.row}};
     variant_step(net, &d->w, &g);
 }
 
@@ -84,6 +86,7 @@ static void step_rows(const forward_pass *d, idx t, idx before, idx begin, idx e
         return;
     }
     const int starts = before < 0;
+    const plane gates = d->traced.p ? d->traced : d->gates;
     const void *products = step_products(d, t);
     cell_args g = {.rows = end - begin,
                    .H = net->H,
@@ -104,8 +107,8 @@ static void step_rows(const forward_pass *d, idx t, idx before, idx begin, idx e
                    .c_out_row = d->c.row,
                    .h_out = plane_at(net, d->out, t, begin),
                    .h_out_row = d->out.row,
-                   .gates = d->gates.p ? plane_at(net, d->gates, t, begin) : NULL,
-                   .gates_row = d->gates.row};
+                   .gates = gates.p ? plane_at(net, gates, t, begin) : NULL,
+                   .gates_row = gates.row};
     net->k->cell(&g);
 }
 

@@ -40,7 +40,8 @@ typedef struct forward_pass {
     idx I;
     layer_weights w;
     plane in, out, copy; /* (T, rows, I), (T, rows, P), and a second place for out, if not NULL */
-    plane c, gates;      /* c: one step (time stride 0) or all; gates: NULL p in inference */
+    plane c, gates;      /* c: one step (time stride 0) or all; gates: of a tape, or NULL p */
+    plane traced;        /* (T, rows, 4, H) i, f, g and o, or NULL p */
     plane h0, c0;        /* (1, rows, P) and (1, rows, H) */
     void *hn, *cn;       /* (rows, P) and (rows, H), or NULL */
     variant_cell cell;   /* of a variant */

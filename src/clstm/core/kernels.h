@@ -120,6 +120,8 @@ typedef struct variant_args {
     void *out; /* (rows, H); not c */
     idx out_row;
     const void *mask; /* (rows, H) contiguous: factors on g; or NULL */
+    void *gates;      /* out (rows, 4, H): i, f, g and o; NULL: not wanted */
+    idx gates_row;
 } variant_args;
 
 /* One BPTT step: from the gradient on `out` to those on the products. */
