@@ -278,22 +278,6 @@ def test_ngram_bits_are_those_of_the_formula():
         assert found == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_gate_values_lead_to_the_cells_of_the_lstm(bias):
-    lstm = clstm.LSTM(3, 7, bias=bias, dtype="float64", seed=0)
-    x = np.random.default_rng(0).standard_normal((9, 3))
-    gates, stream = inspection.gate_values(lstm, x), lstm.stream()
-    cells = []
-    for x_t in x:
-        stream.step(x_t)
-        cells.append(stream.state[1][0, 0])
-    np.testing.assert_allclose(gates.c, cells, atol=1e-13)
-    for before, c, i, f in zip(gates.c, gates.c[1:], gates.i[1:], gates.f[1:], strict=False):
-        assert (np.abs(c - f * before) <= i).all()  # what enters is at most the input gate
-    h_n = lstm(x)[1][0][0]
-    np.testing.assert_allclose(gates.o[-1] * np.tanh(gates.c[-1]), h_n, atol=1e-13)
-
-
 def reach_by_differences(last_output, x, dh):
     """What the functions of `inspection` return, by central differences."""
     gradient, step = np.empty_like(x), 1e-5

@@ -46,11 +46,15 @@ def test_all_names_exist_and_the_version_is_one():
 
 
 @pytest.mark.skipif(not README.exists(), reason="the README is not beside the tests")
-@pytest.mark.parametrize("page", ["README.md", "docs/pytorch.md", "docs/ragged.md", "docs/long-sequences.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/pytorch.md", "docs/ragged.md", "docs/long-sequences.md", "docs/inspection.md"]
+)
 def test_examples_in_the_pages(page, tmp_path, monkeypatch):
     """All Python blocks of a page, one after the other, in an empty directory."""
     if page == "docs/pytorch.md":
         pytest.importorskip("torch")
+    if page == "docs/inspection.md":
+        pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     path = README.parent / page
     blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)

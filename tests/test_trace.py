@@ -112,8 +112,9 @@ def test_the_gates_of_the_first_step(variant):
         np.testing.assert_allclose(trace[f"{kind}_l0"][0], expected, rtol=1e-12)
 
 
-def test_threads_that_share_the_units_record_the_same():
-    problem = Problem(9, 150, 2, bidirectional=True, T=12, B=1)
+@pytest.mark.parametrize("B", [1, 12])
+def test_threads_that_share_units_or_rows_record_the_same(B):
+    problem = Problem(9, 150, 2, bidirectional=True, T=12, B=B)
     lstm, batch = problem.lstm(), problem.batch()
     clstm.set_num_threads(1)
     alone = lstm.trace(batch.x)

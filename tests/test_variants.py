@@ -15,7 +15,6 @@ from test_gradients import Loss, assert_close, unit_vectors
 
 import clstm
 from clstm import _core
-from clstm.inspection import gate_values
 from clstm.variants import ACTIVATIONS
 
 EVERYTHING = {
@@ -441,11 +440,6 @@ def test_a_cell_takes_the_same_options():
     assert {name: g.shape for name, g in grads.items()} == {name: p.shape for name, p in cell.parameters().items()}
     assert (dstate[0].shape, dstate[1].shape) == ((2, 5), (2, 9))
     assert clstm.LSTMCell(**cell.config()).config() == cell.config()
-
-
-def test_gates_of_variants_are_not_mistaken_for_plain_ones():
-    with pytest.raises(ValueError, match="lstm has peepholes, clip, but an LSTM without variants is expected"):
-        gate_values(clstm.LSTM(3, 4, peepholes=True, clip=1.0), np.zeros((2, 3)))
 
 
 @pytest.mark.parametrize(

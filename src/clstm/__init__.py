@@ -7,6 +7,7 @@
 
 from contextlib import suppress as _suppress
 
+from . import plot as plot
 from ._core import version as _version
 from .cell import LSTMCell
 from .embedding import Embedding

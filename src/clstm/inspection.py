@@ -1,63 +1,10 @@
-"""What happens inside an LSTM: its gates over a sequence, and how far back its gradient reaches."""
+"""How far back the gradient of an LSTM reaches, and that of the network without cell and gates."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 
 from .lstm import LSTM
-
-
-class Gates(NamedTuple):
-    """Values at each step, each (time, hidden_size)."""
-
-    i: np.ndarray
-    f: np.ndarray
-    o: np.ndarray
-    c: np.ndarray
-
-
-def gate_values(lstm: LSTM, x: np.ndarray) -> Gates:
-    """Return input, forget and output gates and cells of an LSTM's first layer, from a zero state.
-
-    Parameters
-    ----------
-    lstm : LSTM
-        Not a variant. The formulas are those of `LSTM`; they are computed here by numpy.
-    x : ndarray of shape (time, input_size)
-
-    Raises
-    ------
-    ValueError
-        If lstm is a variant.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import clstm
-    >>> from clstm.inspection import gate_values
-    >>> lstm = clstm.LSTM(3, 4, seed=0)
-    >>> x = np.ones((5, 3), np.float32)
-    >>> h_n, c_n = lstm(x)[1]
-    >>> bool(np.allclose(gate_values(lstm, x).c[-1], c_n[0], atol=1e-6))
-    True
-    """
-    if options := lstm._variant.options():
-        raise ValueError(f"lstm has {', '.join(options)}, but an LSTM without variants is expected")
-    weights = lstm.parameters()
-    inputs = x @ weights["weight_ih_l0"].T
-    if lstm.bias:
-        inputs = inputs + weights["bias_ih_l0"] + weights["bias_hh_l0"]
-    h, c = np.zeros((2, lstm.hidden_size), inputs.dtype)
-    steps = []
-    for input_t in inputs:
-        i, f, g, o = np.split(input_t + weights["weight_hh_l0"] @ h, 4)
-        i, f, g, o = _sigmoid(i), _sigmoid(f), np.tanh(g), _sigmoid(o)
-        c = f * c + i * g
-        h = o * np.tanh(c)
-        steps.append((i, f, o, c))
-    return Gates(*(np.array(values) for values in zip(*steps, strict=True)))
 
 
 def lstm_gradient_reach(lstm: LSTM, x: np.ndarray, dh: np.ndarray) -> np.ndarray:
@@ -74,6 +21,10 @@ def lstm_gradient_reach(lstm: LSTM, x: np.ndarray, dh: np.ndarray) -> np.ndarray
     -------
     ndarray of shape (time, batch)
         Euclidean norm of dL/dx_(T-t), for t = 0, 1, ...
+
+    Examples
+    --------
+    See `docs/inspection.md`.
     """
     y, _, tape = lstm.forward(x)
     dy = np.zeros_like(y)
@@ -93,7 +44,3 @@ def rnn_gradient_reach(weight_ih: np.ndarray, weight_hh: np.ndarray, x: np.ndarr
         reach.append(np.linalg.norm(da @ weight_ih, axis=-1))
         dh = da @ weight_hh
     return np.array(reach)
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * (1.0 + np.tanh(0.5 * x))

@@ -12,9 +12,10 @@ from pydoc_data.topics import topics
 
 import numpy as np
 
+from .. import plot
 from ..blas import set_blas_threads
 from ..charmodel import CharacterModel
-from ..inspection import gate_values, lstm_gradient_reach, rnn_gradient_reach
+from ..inspection import lstm_gradient_reach, rnn_gradient_reach
 from ..lstm import LSTM
 from ..runtime import cpu_info, get_num_threads, set_num_threads
 from ..schedules import cosine
@@ -173,17 +174,14 @@ def serve_from(threads: int, model: CharacterModel, sequences: list[np.ndarray])
 
 def draw(folder: Path, model: CharacterModel, ids: np.ndarray, curves: Curves, baselines: dict[str, float]) -> None:
     """Write the pictures."""
-    from .. import plots
-
-    plots.draw_losses(folder / "loss.png", curves.characters, curves.training, curves.held_out, baselines)
-
-    x = model.embedding(model.vocabulary.encode(SENTENCE))
-    gates = gate_values(model.lstm, x)
-    if not np.allclose(gates.c[-1], model.lstm(x)[1][1][0], atol=1e-4):
-        raise ValueError("the gates computed here lead to another cell than the LSTM's: please report this")
-    plots.draw_gates(folder / "gates.png", SENTENCE, gates)
-
-    plots.draw_gradient_reach(folder / "gradient.png", gradient_reach(model, ids))
+    trace = model.lstm.trace(model.embedding(model.vocabulary.encode(SENTENCE)))
+    pictures = {
+        "loss.png": plot.losses(curves.characters, curves.training, curves.held_out, baselines),
+        "gates.png": plot.gates(trace, labels=SENTENCE),
+        "gradient.png": plot.gradient_flow(gradient_reach(model, ids)),
+    }
+    for name, figure in pictures.items():
+        figure.savefig(folder / name)
 
 
 def gradient_reach(model: CharacterModel, ids: np.ndarray, rows: int = 4, networks: int = 3) -> dict[str, np.ndarray]:
