@@ -74,19 +74,23 @@ class Layout(NamedTuple):
         if self.order is not None:
             array[:, self.order] = array.copy()
 
-    def restore_steps(self, array: np.ndarray) -> None:
-        """Put steps of a (T, B, n) array of the core where the caller has them, in place."""
-        if self.holes is None:
-            self.restore_rows(array)
-        else:
-            array[self.holes.steps, self.order] = array.copy()
+    def empty_steps(self, array: np.ndarray) -> np.ndarray:
+        """Where the core writes what `restore_steps` and `restore_outputs` put into array; itself if in order."""
+        return array if self.order is None else np.empty(array.shape, array.dtype)
 
-    def restore_outputs(self, y: np.ndarray, directions: int) -> None:
+    def restore_steps(self, found: np.ndarray, array: np.ndarray) -> None:
+        """Put steps of the core's (T, B, n) array where the caller has them."""
+        if self.holes is not None:
+            array[self.holes.steps, self.order] = found
+        elif self.order is not None:
+            array[:, self.order] = found
+
+    def restore_outputs(self, found: np.ndarray, y: np.ndarray, directions: int) -> None:
         """As `restore_steps`, for outputs (T, B, D*n), which masked steps repeat."""
         if self.holes is None:
-            self.restore_rows(y)
+            self.restore_steps(found, y)
             return
-        n, found, rows = y.shape[2] // directions, y.copy(), np.arange(y.shape[1])
+        n, rows = y.shape[2] // directions, np.arange(y.shape[1])
         for direction in range(directions):
             part = slice(direction * n, (direction + 1) * n)
             y[:, self.order, part] = found[..., part][self.holes.sources[direction], rows]

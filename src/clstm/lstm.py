@@ -502,12 +502,13 @@ class LSTM(Module):
         dx_out, dx = self._empty(tape.T, tape.B, self.input_size, layout.batched)
         dh_0, dc_0 = self._empty_states(tape.B)
         grads = {name: np.zeros(shape, self.dtype) for name, shape in self._shapes.items()}
-        arrays = dy, dh_n, dc_n, dx, dh_0, dc_0, list(grads.values())
+        found = layout.empty_steps(dx)
+        arrays = dy, dh_n, dc_n, found, dh_0, dc_0, list(grads.values())
         if isinstance(tape, CheckpointTape):
             tape.backward(*arrays)
         else:
             _core.backward(tape, *arrays)
-        layout.restore_steps(dx)
+        layout.restore_steps(found, dx)
         return dx_out, self._finished((dh_0, dc_0), layout), grads
 
     def trace(
@@ -630,12 +631,13 @@ class LSTM(Module):
         if training and (self.dropout > 0 or self.recurrent_dropout > 0):
             seed = int(np.random.SeedSequence((self.seed, self.dropout_counter)).generate_state(1, np.uint64)[0])
             self.dropout_counter += 1
-        arrays = x, y, h_0, c_0, h_n, c_n, layout.lengths
+        found = layout.empty_steps(y)
+        arrays = x, found, h_0, c_0, h_n, c_n, layout.lengths
         if steps:
             tape = CheckpointTape(self._weights, *arrays, seed, steps, 1 + self.bidirectional, layout)
         else:
             tape = _core.forward(self._weights, *arrays, training, seed, layout)
-        layout.restore_outputs(y, 1 + self.bidirectional)
+        layout.restore_outputs(found, y, 1 + self.bidirectional)
         return y_out, self._finished((h_n, c_n), layout), tape
 
     def _layout(self, batched: bool, lengths: Any, mask: Any, T: int, B: int) -> Layout:
