@@ -123,24 +123,30 @@ cdef Block borrow_block(cnp.ndarray memory):
 
 
 cdef enum:
-    MOST_SPARE = 2  # blocks kept for the next call
     LARGEST_WORKSPACE = 64 << 20  # bytes
 
 
-cdef Block take_block(list spare, size_t size):
-    """A block of at least `size` bytes: a spare one if it fits and is not far too large."""
-    cdef Block block
-    try:
-        block = spare.pop()
-    except IndexError:
-        return Block(size)
-    return block if size <= block.size <= 4 * size + (1 << 16) else Block(size)
+@cython.final
+@cython.no_gc
+cdef class Spares:
+    """Two blocks kept for the next calls. To keep one takes no memory, and so cannot fail."""
 
+    cdef Block last, before
 
-cdef int give_block(list spare, Block block) except -1:
-    if len(spare) < MOST_SPARE:
-        spare.append(block)
-    return 0
+    cdef Block take(self, size_t size):
+        """A block of at least `size` bytes: a spare one if it fits and is not far too large."""
+        cdef Block block
+        with cython.critical_section(self):
+            block, self.last, self.before = self.last, self.before, None
+        return block if block is not None and size <= block.size <= 4 * size + (1 << 16) else Block(size)
+
+    cdef void give(self, Block block) noexcept:
+        with cython.critical_section(self):
+            self.before, self.last = self.last, block
+
+    cdef void clear(self) noexcept:
+        with cython.critical_section(self):
+            self.before = self.last = None
 
 
 # ---- parameters ----
@@ -204,7 +210,7 @@ cdef class Weights:
     cdef list shapes, blocks  # of the parameters, in the order of PyTorch's state_dict
     cdef int64_t views, version
     cdef Pack pack
-    cdef list spare_tapes, spare_workspaces
+    cdef Spares spare_tapes, spare_workspaces
 
     def __init__(self, *, int64_t input_size, int64_t hidden_size, int64_t num_layers, bint double_precision,
                  bint bias, bint bidirectional, double dropout, dict variant):
@@ -223,8 +229,8 @@ cdef class Weights:
         self.plain = not variant
         self.features = self.spec.variant.proj_size or hidden_size
         self.itemsize = 8 if double_precision else 4
-        self.spare_tapes = []
-        self.spare_workspaces = []
+        self.spare_tapes = Spares()
+        self.spare_workspaces = Spares()
         self.shapes = []
         self.blocks = []
         for i in range(clstm_num_params(&self.spec)):
@@ -264,7 +270,10 @@ cdef class Weights:
         parameter.shape[1] = shape[1] if len(shape) == 2 else 1
         parameter.strides[0] = parameter.shape[1] * self.itemsize
         parameter.strides[1] = self.itemsize
-        return np.asarray(parameter)
+        array = np.asarray(parameter)
+        if cnp.PyArray_TYPE(array) == cnp.NPY_OBJECT:  # so numpy says that it has no memory for the view
+            raise MemoryError("there is no memory for a view of a parameter")
+        return array
 
     def copy(self, Py_ssize_t index):
         """A copy of parameter number `index`; packs stay valid."""
@@ -393,7 +402,7 @@ cdef class Tape:
 
     def __dealloc__(self):
         if self.block is not None and not self.borrowed:
-            give_block(self.weights.spare_tapes, self.block)
+            self.weights.spare_tapes.give(self.block)
 
     def __repr__(self):
         return f"Tape({self.T} steps, {self.B} rows, {self.size()} bytes)"
@@ -447,12 +456,12 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
         seq.trace = &traced
     if training:
         check(clstm_tape_size(&spec, seq.T, seq.B, &size))
-        tape_block = take_block(weights.spare_tapes, size)
+        tape_block = weights.spare_tapes.take(size)
         tape_data = tape_block.data
-    elif weights.spare_tapes:
+    else:
         weights.spare_tapes.clear()  # whoever serves now has no use for them
     check(clstm_forward_workspace(&spec, seq.T, seq.B, &size))
-    workspace = take_block(weights.spare_workspaces, size)
+    workspace = weights.spare_workspaces.take(size)
     cdef SignalWatch watch = watch_signals(weights, seq.T, seq.B)
     if watch is not None:
         seq.interrupt = look_at_signals
@@ -460,7 +469,7 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
     with nogil:
         status = clstm_forward(&spec, pack.block.data, &seq, tape_data, workspace.data, workspace.size)
     if workspace.size <= LARGEST_WORKSPACE:
-        give_block(weights.spare_workspaces, workspace)
+        weights.spare_workspaces.give(workspace)
     if status == CLSTM_ERROR_INTERRUPTED:
         raise watch.error
     check(status)
@@ -511,7 +520,7 @@ def backward(Tape tape, dy, dhn, dcn, dx, dh0, dc0, list grads, bint accumulate=
     g.dh0 = data_of(dh0)
     g.dc0 = data_of(dc0)
     check(clstm_backward_workspace(&tape.spec, tape.T, tape.B, &size))
-    workspace = take_block(weights.spare_workspaces, size)
+    workspace = weights.spare_workspaces.take(size)
     cdef SignalWatch watch = watch_signals(weights, tape.T, tape.B)
     if watch is not None:
         g.interrupt = look_at_signals
@@ -520,7 +529,7 @@ def backward(Tape tape, dy, dhn, dcn, dx, dh0, dc0, list grads, bint accumulate=
         status = clstm_backward(&tape.spec, tape.pack.block.data, tape.block.data, &g, workspace.data,
                                 workspace.size)
     if workspace.size <= LARGEST_WORKSPACE:
-        give_block(weights.spare_workspaces, workspace)
+        weights.spare_workspaces.give(workspace)
     if status == CLSTM_ERROR_INTERRUPTED:
         raise watch.error
     check(status)
