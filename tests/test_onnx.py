@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -211,6 +212,33 @@ def test_external_data_beyond_the_file_is_refused(tmp_path, rng, key, number):
     tensor.external_data.add(key="location", value="data")
     tensor.external_data.add(key=key, value=number)
     with pytest.raises(ValueError, match="cannot be loaded"):
+        clstm.from_onnx(written(tmp_path / "m", model))
+
+
+def external(name, dims, **entries):
+    tensor = onnx.TensorProto(name=name, data_type=1, dims=dims, data_location=onnx.TensorProto.EXTERNAL)
+    for key, value in {"location": "data", **entries}.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def test_of_external_data_no_more_is_read_than_the_shape_needs(tmp_path, rng):
+    """The file may be huge, and take no room on the disk."""
+    with open(tmp_path / "data", "wb") as file:
+        file.truncate(2**40)
+    model = plain_model(rng)
+    model.graph.initializer.append(external("more", [2]))
+    assert list(clstm.from_onnx(written(tmp_path / "m", model)).lstms) == ["rnn"]
+    model.graph.initializer.append(external("much", [2], length=2**40))
+    with pytest.raises(ValueError, match=rf"tensor 'much' has {2**40} bytes, but \[2\] needs 8"):
+        clstm.from_onnx(written(tmp_path / "m", model))
+
+
+def test_external_data_that_is_read_again_and_again_is_refused(tmp_path, rng):
+    (tmp_path / "data").write_bytes(bytes(10**6))
+    model = plain_model(rng)
+    model.graph.initializer.extend(external(f"copy{i}", [250_000]) for i in range(100))
+    with pytest.raises(ValueError, match="tensors take more than 16 times the bytes of their files"):
         clstm.from_onnx(written(tmp_path / "m", model))
 
 
@@ -491,6 +519,18 @@ def test_constants_that_blow_up_are_not_computed(tmp_path, rng):
     model = clstm.from_onnx(written(tmp_path / "m", model_of([node], ["X"], ["Z"], constants)))
     with pytest.raises(ValueError, match="ConstantOfShape 'Z' cannot be computed: a result of shape"):
         model(np.zeros(1))
+
+
+def test_constants_that_blow_up_side_by_side_are_not_computed(tmp_path, rng):
+    """A thousand conversions of one array: a small file that asks for hundreds of megabytes."""
+    nodes = [helper.make_node("Cast", ["c"], [f"c{i}"], to=onnx.TensorProto.DOUBLE) for i in range(1000)]
+    model = model_of([*nodes, lstm_node()], ["X"], ["Y"], weights(rng) | {"c": np.zeros(50_000, "f")})
+    path = written(tmp_path / "m", model)
+    tracemalloc.start()
+    assert list(clstm.from_onnx(path).lstms) == ["rnn"]
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 200 * path.stat().st_size
 
 
 def test_without_onnx_the_extra_is_named(tmp_path, monkeypatch):
