@@ -390,13 +390,15 @@ OPERATOR_CASES = [  # name, attributes, inputs: None for a random (2, 3, 4) in t
     ("Gather", {"axis": 1}, None, np.array([[2, -1], [0, 0]])), ("Gather", {}, None, np.array(1)),
     ("Slice", {}, None, np.array([2]), np.array([-100]), np.array([1]), np.array([-1])),
     ("Slice", {}, None, np.array([0, -2]), np.array([99, -1]), np.array([0, 2])),
+    ("Slice", {}, None, np.array([-100]), np.array([-100]), np.array([2]), np.array([-1])),
     ("Slice", {}, None, np.array([1]), np.array([2**62])), ("Tile", {}, None, np.array([1, 2, 1])),
     ("Expand", {}, np.ones((3, 1), "f"), np.array([2, 1, 4])), ("ConstantOfShape", {}, np.array([2, 3])),
     ("Range", {}, np.array(1), np.array(9), np.array(3)), ("Range", {}, np.array(3), np.array(1), np.array(1)),
     ("Pad", {}, None, np.array([0, 1, 0, 2, 0, 0]), np.array(3.5, "f")),
     ("Pad", {"mode": "reflect"}, None, np.array([0, 1, 0, 0, 2, 0])),
     ("ReduceMean", {"axes": [1], "keepdims": 0}), ("ReduceSum", {}, None, np.array([0, 2])), ("ArgMax", {"axis": -1}),
-    ("ReduceSum", {"noop_with_empty_axes": 1}, None, np.zeros(0, int)),
+    ("ReduceSum", {"noop_with_empty_axes": 1}, None, np.zeros(0, int)), ("ReduceSum", {}, np.ones((2, 3), np.int32)),
+    ("LogSoftmax", {}, np.array([0.0, 300.0, -200.0], "f")),
     ("ReverseSequence", {"time_axis": 0, "batch_axis": 1}, None, np.array([2, 1, 0])),
     ("ReverseSequence", {"time_axis": 1, "batch_axis": 0}, None, np.array([2, 3])),
     ("LayerNormalization", {}, None, POSITIVE, ONES), ("LayerNormalization", {"axis": 1}, None, np.ones((3, 4), "f")),
@@ -447,6 +449,23 @@ def test_an_unsupported_operator_is_named_and_the_lstms_can_be_used(tmp_path, rn
     assert model.unsupported == ("Det", "org.example.Thing")
     with pytest.raises(NotImplementedError, match="not supported: Det, org.example.Thing"):
         model(np.zeros((T, B, I)))
+
+
+def test_dropout_in_training_is_refused(tmp_path):
+    node = helper.make_node("Dropout", ["X", "ratio", "training"], ["Z"])
+    constants = {"ratio": np.array(0.5, "f"), "training": np.array(True)}
+    model = clstm.from_onnx(written(tmp_path / "m", model_of([node], ["X"], ["Z"], constants)))
+    with pytest.raises(NotImplementedError, match="training_mode"):
+        model(np.zeros((T, B, I)))
+
+
+@pytest.mark.parametrize("inputs", [["", "W", "R"], ["X", "W"]])
+def test_a_node_that_lacks_an_input_cannot_be_computed(tmp_path, rng, inputs):
+    names = [f"absent_{name}" if name == "W" else name for name in inputs]  # W is an input of the model: no layer
+    model = model_of([lstm_node(inputs=names)], ["X", "absent_W"], ["Y"], weights(rng))
+    model = clstm.from_onnx(written(tmp_path / "m", model))
+    with pytest.raises(ValueError, match="LSTM 'rnn' cannot be computed"):
+        model({"X": np.zeros((T, B, I)), "absent_W": weights(rng)["W"]})
 
 
 def test_a_text_constant_does_not_hide_the_lstms(tmp_path, rng):

@@ -130,7 +130,7 @@ class OnnxModel:
         for node in graph.nodes:
             try:
                 outputs = self._compute(node, values)
-            except (IndexError, TypeError, ValueError, ArithmeticError) as error:
+            except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError) as error:
                 raise ValueError(f"{node.op} {node.name!r} cannot be computed: {error}") from error
             values.update(zip(node.outputs, outputs, strict=False))
         return [_value(values, name) for name in graph.outputs]
