@@ -4,6 +4,7 @@ The expected numbers come from a cell in numpy that follows Keras's own loop, st
 """
 
 import json
+import struct
 import zipfile
 
 import numpy as np
@@ -503,6 +504,18 @@ def test_an_archive_that_grows_without_measure_is_refused(tmp_path):
         archive.writestr("config.json", b" " * 10**7)
     with pytest.raises(ValueError, match="config.json grows"):
         clstm.from_keras(tmp_path / "m.keras")
+
+
+def test_a_text_that_is_pointed_to_again_and_again_is_refused(tmp_path):
+    """A thousand attributes of one long text: a small file that asks for gigabytes."""
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = np.array(["x" * 10**6] + ["short"] * 1000, h5py.string_dtype())
+    content = path.read_bytes()
+    start = content.index(struct.pack("<I", 10**6))  # length, address and index of the first text
+    path.write_bytes(content.replace(content[start + 16 : start + 1001 * 16], content[start : start + 16] * 1000, 1))
+    with pytest.raises(ValueError, match="attributes hold more than 16 times the file"):
+        clstm.from_keras(path)
 
 
 def test_random_damage_never_does_anything_else(tmp_path, rng):

@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -214,6 +215,33 @@ def test_external_data_beyond_the_file_is_refused(tmp_path, rng, key, number):
         clstm.from_onnx(written(tmp_path / "m", model))
 
 
+def external(name, dims, **entries):
+    tensor = onnx.TensorProto(name=name, data_type=1, dims=dims, data_location=onnx.TensorProto.EXTERNAL)
+    for key, value in {"location": "data", **entries}.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def test_of_external_data_no_more_is_read_than_the_shape_needs(tmp_path, rng):
+    """The file may be huge, and take no room on the disk."""
+    with open(tmp_path / "data", "wb") as file:
+        file.truncate(2**40)
+    model = plain_model(rng)
+    model.graph.initializer.append(external("more", [2]))
+    assert list(clstm.from_onnx(written(tmp_path / "m", model)).lstms) == ["rnn"]
+    model.graph.initializer.append(external("much", [2], length=2**40))
+    with pytest.raises(ValueError, match=rf"tensor 'much' has {2**40} bytes, but \[2\] needs 8"):
+        clstm.from_onnx(written(tmp_path / "m", model))
+
+
+def test_external_data_that_is_read_again_and_again_is_refused(tmp_path, rng):
+    (tmp_path / "data").write_bytes(bytes(10**6))
+    model = plain_model(rng)
+    model.graph.initializer.extend(external(f"copy{i}", [250_000]) for i in range(100))
+    with pytest.raises(ValueError, match="tensors take more than 16 times the bytes of their files"):
+        clstm.from_onnx(written(tmp_path / "m", model))
+
+
 # ---- variants of the cell ----
 
 # Names, alphas and betas. ONNX Runtime has defaults of its own for ThresholdedRelu, ScaledTanh and Affine.
@@ -362,13 +390,15 @@ OPERATOR_CASES = [  # name, attributes, inputs: None for a random (2, 3, 4) in t
     ("Gather", {"axis": 1}, None, np.array([[2, -1], [0, 0]])), ("Gather", {}, None, np.array(1)),
     ("Slice", {}, None, np.array([2]), np.array([-100]), np.array([1]), np.array([-1])),
     ("Slice", {}, None, np.array([0, -2]), np.array([99, -1]), np.array([0, 2])),
+    ("Slice", {}, None, np.array([-100]), np.array([-100]), np.array([2]), np.array([-1])),
     ("Slice", {}, None, np.array([1]), np.array([2**62])), ("Tile", {}, None, np.array([1, 2, 1])),
     ("Expand", {}, np.ones((3, 1), "f"), np.array([2, 1, 4])), ("ConstantOfShape", {}, np.array([2, 3])),
     ("Range", {}, np.array(1), np.array(9), np.array(3)), ("Range", {}, np.array(3), np.array(1), np.array(1)),
     ("Pad", {}, None, np.array([0, 1, 0, 2, 0, 0]), np.array(3.5, "f")),
     ("Pad", {"mode": "reflect"}, None, np.array([0, 1, 0, 0, 2, 0])),
     ("ReduceMean", {"axes": [1], "keepdims": 0}), ("ReduceSum", {}, None, np.array([0, 2])), ("ArgMax", {"axis": -1}),
-    ("ReduceSum", {"noop_with_empty_axes": 1}, None, np.zeros(0, int)),
+    ("ReduceSum", {"noop_with_empty_axes": 1}, None, np.zeros(0, int)), ("ReduceSum", {}, np.ones((2, 3), np.int32)),
+    ("LogSoftmax", {}, np.array([0.0, 300.0, -200.0], "f")),
     ("ReverseSequence", {"time_axis": 0, "batch_axis": 1}, None, np.array([2, 1, 0])),
     ("ReverseSequence", {"time_axis": 1, "batch_axis": 0}, None, np.array([2, 3])),
     ("LayerNormalization", {}, None, POSITIVE, ONES), ("LayerNormalization", {"axis": 1}, None, np.ones((3, 4), "f")),
@@ -419,6 +449,23 @@ def test_an_unsupported_operator_is_named_and_the_lstms_can_be_used(tmp_path, rn
     assert model.unsupported == ("Det", "org.example.Thing")
     with pytest.raises(NotImplementedError, match="not supported: Det, org.example.Thing"):
         model(np.zeros((T, B, I)))
+
+
+def test_dropout_in_training_is_refused(tmp_path):
+    node = helper.make_node("Dropout", ["X", "ratio", "training"], ["Z"])
+    constants = {"ratio": np.array(0.5, "f"), "training": np.array(True)}
+    model = clstm.from_onnx(written(tmp_path / "m", model_of([node], ["X"], ["Z"], constants)))
+    with pytest.raises(NotImplementedError, match="training_mode"):
+        model(np.zeros((T, B, I)))
+
+
+@pytest.mark.parametrize("inputs", [["", "W", "R"], ["X", "W"]])
+def test_a_node_that_lacks_an_input_cannot_be_computed(tmp_path, rng, inputs):
+    names = [f"absent_{name}" if name == "W" else name for name in inputs]  # W is an input of the model: no layer
+    model = model_of([lstm_node(inputs=names)], ["X", "absent_W"], ["Y"], weights(rng))
+    model = clstm.from_onnx(written(tmp_path / "m", model))
+    with pytest.raises(ValueError, match="LSTM 'rnn' cannot be computed"):
+        model({"X": np.zeros((T, B, I)), "absent_W": weights(rng)["W"]})
 
 
 def test_a_text_constant_does_not_hide_the_lstms(tmp_path, rng):
@@ -491,6 +538,18 @@ def test_constants_that_blow_up_are_not_computed(tmp_path, rng):
     model = clstm.from_onnx(written(tmp_path / "m", model_of([node], ["X"], ["Z"], constants)))
     with pytest.raises(ValueError, match="ConstantOfShape 'Z' cannot be computed: a result of shape"):
         model(np.zeros(1))
+
+
+def test_constants_that_blow_up_side_by_side_are_not_computed(tmp_path, rng):
+    """A thousand conversions of one array: a small file that asks for hundreds of megabytes."""
+    nodes = [helper.make_node("Cast", ["c"], [f"c{i}"], to=onnx.TensorProto.DOUBLE) for i in range(1000)]
+    model = model_of([*nodes, lstm_node()], ["X"], ["Y"], weights(rng) | {"c": np.zeros(50_000, "f")})
+    path = written(tmp_path / "m", model)
+    tracemalloc.start()
+    assert list(clstm.from_onnx(path).lstms) == ["rnn"]
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 200 * path.stat().st_size
 
 
 def test_without_onnx_the_extra_is_named(tmp_path, monkeypatch):

@@ -132,7 +132,11 @@ GOOD = clstm.pack_sequence([[1.0, 2.0], [3.0]], enforce_sorted=False)
             ValueError,
             "total_length is 1, but at least 2 is expected, the longest length",
         ),
-        (lambda: clstm.pad_packed_sequence((1, 2)), TypeError, "sequence is a tuple, but a PackedSequence is expected"),
+        (
+            lambda: clstm.pad_packed_sequence((1, 2)),
+            TypeError,
+            "a builtins.tuple, but a clstm.PackedSequence is expected",
+        ),
         (
             lambda: clstm.pad_packed_sequence(GOOD._replace(batch_sizes=np.array([1, 2]))),
             ValueError,
@@ -143,12 +147,28 @@ GOOD = clstm.pack_sequence([[1.0, 2.0], [3.0]], enforce_sorted=False)
         (
             lambda: clstm.pad_packed_sequence(GOOD._replace(data=np.zeros(4))),
             ValueError,
-            "data has 4 rows, but batch_sizes has 3",
+            r"data has shape \(4,\), but batch_sizes makes 3 rows",
         ),
+        (lambda: clstm.pad_packed_sequence(GOOD._replace(data=3)), ValueError, r"data has shape \(\), but"),
         (
             lambda: clstm.pad_packed_sequence(GOOD._replace(unsorted_indices=np.array([0, 0]))),
             ValueError,
             r"unsorted_indices is \[0, 0\], but a permutation of 0 to 1 is expected",
+        ),
+        (
+            lambda: clstm.pad_packed_sequence(GOOD._replace(sorted_indices="ab")),
+            ValueError,
+            "sorted_indices is ab, but a permutation",
+        ),
+        (
+            lambda: clstm.pad_packed_sequence(GOOD._replace(unsorted_indices=[1.0, 0.0])),
+            ValueError,
+            r"unsorted_indices is \[1.0, 0.0\], but a permutation",
+        ),
+        (
+            lambda: clstm.LSTM(1, 1)(clstm.pack_sequence(np.zeros((2, 3, 1)))._replace(unsorted_indices=[1, 0])),
+            ValueError,
+            r"unsorted_indices is \[1, 0\], but the inverse of sorted_indices \[0, 1\] is expected",
         ),
         (lambda: clstm.unpad_sequence(np.zeros((3, 2)), [2, 9]), ValueError, "lengths has 9 at row 1, but 0 to 3"),
         (lambda: clstm.unpad_sequence(np.zeros((3, 2)), [2]), ValueError, r"lengths has shape \(1,\), but \(2,\)"),

@@ -272,7 +272,8 @@ def _as_sequences(sequences: Iterable[ArrayLike]) -> list[np.ndarray]:
 def _check(sequence: Any) -> np.ndarray:
     """The lengths of the sorted rows, if the parts of a packed sequence fit each other."""
     if not isinstance(sequence, PackedSequence):
-        raise TypeError(f"sequence is a {type(sequence).__name__}, but a PackedSequence is expected")
+        kind = type(sequence)
+        raise TypeError(f"sequence is a {kind.__module__}.{kind.__qualname__}, but a clstm.PackedSequence is expected")
     sizes = np.asarray(sequence.batch_sizes)
     if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or not sizes.size:
         raise ValueError(
@@ -280,14 +281,22 @@ def _check(sequence: Any) -> np.ndarray:
         )
     if sizes[-1] < 1 or np.any(sizes[1:] > sizes[:-1]):
         raise ValueError(f"batch_sizes is {sizes.tolist()}, but numbers of at least 1 that never rise are expected")
-    if len(sequence.data) != sizes.sum():
-        raise ValueError(f"data has {len(sequence.data)} rows, but batch_sizes has {sizes.sum()}")
+    if np.shape(sequence.data)[:1] != (sizes.sum(),):
+        raise ValueError(f"data has shape {np.shape(sequence.data)}, but batch_sizes makes {sizes.sum()} rows")
     rows = np.arange(sizes[0])
-    for name in ("sorted_indices", "unsorted_indices"):
-        indices = getattr(sequence, name)
-        if indices is not None and not np.array_equal(np.sort(indices), rows):
-            raise ValueError(
-                f"{name} is {np.asarray(indices).tolist()}, but a permutation of 0 to {rows[-1]} is expected"
-            )
+    order = _permutation("sorted_indices", sequence.sorted_indices, rows)
+    inverse = _permutation("unsorted_indices", sequence.unsorted_indices, rows)
+    if not np.array_equal(order[inverse], rows):
+        raise ValueError(
+            f"unsorted_indices is {inverse.tolist()}, but the inverse of sorted_indices {order.tolist()} is expected"
+        )
     lengths: np.ndarray = (sizes[:, None] > rows).sum(axis=0, dtype=np.int64)
     return lengths
+
+
+def _permutation(name: str, indices: Any, rows: np.ndarray) -> np.ndarray:
+    """`indices`, if it is a permutation of `rows`; without any, those as they are."""
+    array = rows if indices is None else np.asarray(indices)
+    if array.shape != rows.shape or array.dtype.kind not in "iu" or not np.array_equal(np.sort(array), rows):
+        raise ValueError(f"{name} is {array.tolist()}, but a permutation of 0 to {rows[-1]} is expected")
+    return array

@@ -60,3 +60,10 @@ def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
     e: np.ndarray = np.exp(x - x.max(axis=axis, keepdims=True, initial=-np.inf))
     e /= e.sum(axis=axis, keepdims=True)
     return e
+
+
+def log_softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
+    """x - log(sum exp(x)) along an axis; finite where softmax is too small for its type."""
+    z: np.ndarray = x - x.max(axis=axis, keepdims=True, initial=-np.inf)
+    y: np.ndarray = z - np.log(np.exp(z).sum(axis=axis, keepdims=True))
+    return y

@@ -1,8 +1,8 @@
 """A reader of the part of HDF5 that Keras writes: groups, arrays in one piece, attributes that are text.
 
 It is here because the HDF5 library itself can crash on a damaged file. Every byte is taken through `_Bytes.view`,
-which knows where the file ends; nothing is allocated that the file does not hold. What is not in this part is refused
-by name.
+which knows where the file ends; nothing is allocated that the file does not hold, and what many attributes point to is
+not read without end. What is not in this part is refused by name.
 
 The format: https://docs.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html (HDF5 File Format Specification 3.0).
 """
@@ -26,6 +26,7 @@ DATASPACE, LINK_INFO, DATATYPE, LINK, LAYOUT, FILTERS, ATTRIBUTE, CONTINUATION, 
 EXTERNAL_FILES = 7
 INTEGER, FLOAT, STRING, VARIABLE = 0, 1, 3, 9  # classes of types
 IEEE = {2: (5, 10), 4: (8, 23), 8: (11, 52)}  # bits of exponent and fraction, by bytes
+AGAIN = 16  # times the file's size: what may be read of its global heaps
 
 
 class _Bytes:
@@ -59,6 +60,43 @@ class _Bytes:
             raise ValueError(f"HDF5: {found!r} stands where {signature!r} is expected")
 
 
+class _File(_Bytes):
+    """All bytes of a file, and where the objects of its global heaps stand."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._heaps: dict[int, dict[int, tuple[int, int]]] = {}
+        self._left = AGAIN * len(data)
+
+    def global_object(self, address: int, index: int, most: int) -> bytes:
+        """At most `most` bytes of an object in the global heap at `address`."""
+        if address not in self._heaps:
+            self._heaps[address] = dict(self._objects(address))
+        if index not in self._heaps[address]:
+            raise ValueError("HDF5: a text is not where an attribute points to")
+        position, size = self._heaps[address][index]
+        self._spend(min(most, size))
+        return self.take(position, min(most, size))
+
+    def _objects(self, address: int) -> Iterator[tuple[int, tuple[int, int]]]:
+        """Index, position and size of each object."""
+        self.expect(b"GCOL", address)
+        (size,) = self.unpack("Q", address + 8)
+        self._spend(size)
+        position, end = address + 16, address + size
+        while position + 16 <= end:
+            index, _, _, size = self.unpack("HHIQ", position)
+            if index == 0:
+                return
+            yield index, (position + 16, size)
+            position += 16 + -(-size // 8) * 8
+
+    def _spend(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise ValueError(f"HDF5: attributes hold more than {AGAIN} times the file")
+
+
 class _Type(NamedTuple):
     kind: int
     size: int
@@ -68,7 +106,7 @@ class _Type(NamedTuple):
 class Dataset:
     """An array of numbers."""
 
-    def __init__(self, file: _Bytes, messages: list[tuple[int, bytes]]) -> None:
+    def __init__(self, file: _File, messages: list[tuple[int, bytes]]) -> None:
         self._file, self._messages = file, dict(messages)
 
     def read(self) -> np.ndarray:
@@ -95,7 +133,7 @@ class Dataset:
 class Group:
     """Groups and datasets by name, and attributes that are text."""
 
-    def __init__(self, file: _Bytes, messages: list[tuple[int, bytes]]) -> None:
+    def __init__(self, file: _File, messages: list[tuple[int, bytes]]) -> None:
         self._file = file
         self._addresses = dict(_read_links(file, messages))
         self.attributes: dict[str, str | list[str]] = dict(_read_attributes(file, messages))
@@ -136,7 +174,7 @@ def open_hdf5(data: bytes) -> Group:
     NotImplementedError
         If it uses a part of the format that is not here.
     """
-    file = _Bytes(data)
+    file = _File(data)
     file.expect(SIGNATURE, 0)
     (version,) = file.unpack("B", 8)
     if version in (0, 1):
@@ -156,12 +194,12 @@ def open_hdf5(data: bytes) -> Group:
 # ---- object headers ----
 
 
-def _open(file: _Bytes, address: int) -> Group | Dataset:
+def _open(file: _File, address: int) -> Group | Dataset:
     messages = list(_read_messages(file, address))
     return (Dataset if any(kind == LAYOUT for kind, _ in messages) else Group)(file, messages)
 
 
-def _read_messages(file: _Bytes, address: int) -> Iterator[tuple[int, bytes]]:
+def _read_messages(file: _File, address: int) -> Iterator[tuple[int, bytes]]:
     """Type and content of the messages in an object header, those of its continuations too."""
     newer = file.take(address, 4) == b"OHDR"
     if newer:
@@ -200,7 +238,7 @@ def _read_messages(file: _Bytes, address: int) -> Iterator[tuple[int, bytes]]:
 # ---- groups ----
 
 
-def _read_links(file: _Bytes, messages: list[tuple[int, bytes]]) -> Iterator[tuple[str, int]]:
+def _read_links(file: _File, messages: list[tuple[int, bytes]]) -> Iterator[tuple[str, int]]:
     """Names and addresses of a group's members. Links to paths and other files are left out."""
     for kind, content in messages:
         message = _Bytes(content)
@@ -217,7 +255,7 @@ def _read_links(file: _Bytes, messages: list[tuple[int, bytes]]) -> Iterator[tup
                 raise NotImplementedError("HDF5: groups with an index of the newer kind are not supported")
 
 
-def _read_symbols(file: _Bytes, address: int, names: _Bytes, seen: set[int]) -> Iterator[tuple[str, int]]:
+def _read_symbols(file: _File, address: int, names: _Bytes, seen: set[int]) -> Iterator[tuple[str, int]]:
     """The entries below a node of a group's tree."""
     if address in seen:
         raise ValueError("HDF5: a group's tree goes around in circles")
@@ -255,7 +293,7 @@ def _read_link(message: _Bytes) -> Iterator[tuple[str, int]]:
 # ---- attributes ----
 
 
-def _read_attributes(file: _Bytes, messages: list[tuple[int, bytes]]) -> Iterator[tuple[str, str | list[str]]]:
+def _read_attributes(file: _File, messages: list[tuple[int, bytes]]) -> Iterator[tuple[str, str | list[str]]]:
     """Those that are text; others are left out."""
     for kind, content in messages:
         message = _Bytes(content)
@@ -278,30 +316,14 @@ def _read_attributes(file: _Bytes, messages: list[tuple[int, bytes]]) -> Iterato
             yield name, values if shape else values[0]
 
 
-def _read_texts(file: _Bytes, kind: _Type, data: bytes, count: int) -> list[str] | None:
+def _read_texts(file: _File, kind: _Type, data: bytes, count: int) -> list[str] | None:
     values = _Bytes(data)
     if kind.kind == STRING and kind.size:
         return [values.take(i * kind.size, kind.size).split(b"\0")[0].decode() for i in range(count)]
     if kind.kind == VARIABLE:
-        return [_read_global(file, *values.unpack("IQI", 16 * i)).decode() for i in range(count)]
+        places = [values.unpack("IQI", 16 * i) for i in range(count)]
+        return [file.global_object(address, i, length).decode() if length else "" for length, address, i in places]
     return None
-
-
-def _read_global(file: _Bytes, length: int, address: int, index: int) -> bytes:
-    """An object of a global heap."""
-    if not length:
-        return b""
-    file.expect(b"GCOL", address)
-    (size,) = file.unpack("Q", address + 8)
-    position, end = address + 16, address + size
-    while position + 16 <= end:
-        found, _, _, found_size = file.unpack("HHIQ", position)
-        if found == index:
-            return file.take(position + 16, min(length, found_size))
-        if found == 0:
-            break
-        position += 16 + -(-found_size // 8) * 8
-    raise ValueError("HDF5: a text is not where an attribute points to")
 
 
 # ---- types and shapes ----

@@ -5,6 +5,7 @@ The format: https://onnx.ai/onnx/repo-docs/IR.html.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ import numpy as np
 
 from ..serialization import FilePath
 from .building import reading, require
+
+AGAIN = 16  # times the size of the files: what tensors may read of them
 
 
 class Node(NamedTuple):
@@ -85,6 +88,7 @@ class _Reader:
         self._folder = os.path.dirname(os.path.realpath(os.fsdecode(path)))
         self._opsets = {"": opsets.get("ai.onnx", 1)} | opsets
         self.size = size
+        self._files = {"": size}  # by path; "": the model's own
 
     def graph(self, proto: Any) -> Graph:
         if proto.sparse_initializer:
@@ -123,11 +127,11 @@ class _Reader:
         return value if isinstance(value, (int, float)) else list(value)
 
     def array(self, tensor: Any) -> np.ndarray:
+        if any(size < 0 for size in tensor.dims):
+            raise ValueError(f"tensor {tensor.name!r:.60} has the dimensions {list(tensor.dims)}")
         if tensor.data_location == self._onnx.TensorProto.EXTERNAL:
             data = self.external_data(tensor)
             tensor = self._onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=data)
-        if any(size < 0 for size in tensor.dims):
-            raise ValueError(f"tensor {tensor.name!r:.60} has the dimensions {list(tensor.dims)}")
         array: np.ndarray = self._onnx.numpy_helper.to_array(tensor)
         return array
 
@@ -140,11 +144,18 @@ class _Reader:
             raise ValueError(f"tensor {tensor.name!r:.60} points outside of the model's folder: {location!r:.60}")
         if not os.path.isfile(target):
             raise ValueError(f"tensor {tensor.name!r:.60} needs the file {location!r:.60} beside the model")
+        dtype = self._onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        needed, end = math.prod(tensor.dims) * dtype.itemsize, os.path.getsize(target)
         offset = int(entries.get("offset", 0))
-        length = int(entries.get("length", os.path.getsize(target) - offset))
-        if offset < 0 or length < 0 or offset + length > os.path.getsize(target):
+        length = int(entries.get("length", needed))
+        if offset < 0 or length < 0 or offset + length > end:
             raise ValueError(f"tensor {tensor.name!r:.60} lies outside of {location!r:.60}: {length} bytes at {offset}")
+        if length > needed:
+            raise ValueError(f"tensor {tensor.name!r:.60} has {length} bytes, but {list(tensor.dims)} needs {needed}")
+        self._files[target] = end
+        self.size += length
+        if self.size > AGAIN * sum(self._files.values()):
+            raise ValueError(f"tensors take more than {AGAIN} times the bytes of their files")
         with open(target, "rb") as file:
             file.seek(offset)
-            self.size += length
             return file.read(length)

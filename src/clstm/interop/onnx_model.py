@@ -20,6 +20,7 @@ from .onnx_operators import DTYPES, OPERATORS
 Values = dict[str, np.ndarray]
 
 # What exporters put between stored weights and an LSTM; results are no larger than what goes in.
+MOST = 64  # times the size of the files: what is rearranged while loading
 _REARRANGING = {"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Concat", "Split"}
 
 
@@ -51,7 +52,8 @@ class OnnxModel:
         self.lstms: dict[str, LSTM] = {}
         self.directions: dict[str, str] = {}
         self._lstms_of: dict[int, list[LSTM]] = {}  # by id of the node
-        self._find_lstms(graph, {}, size)
+        self._size, self._left = size, MOST * size
+        self._find_lstms(graph, {})
         known = OPERATORS.keys() | _CONTROL.keys() | {"LSTM", "Constant"}
         self.unsupported = tuple(sorted({node.op for _, node in graph.walk()} - known))
 
@@ -91,7 +93,7 @@ class OnnxModel:
     def __repr__(self) -> str:
         return f"OnnxModel(inputs={self.inputs}, outputs={self.outputs}, lstms={list(self.lstms)})"
 
-    def _find_lstms(self, graph: Graph, outer: Values, size: int) -> None:
+    def _find_lstms(self, graph: Graph, outer: Values) -> None:
         """Make the LSTMs of a graph and its subgraphs, from what is constant in and around it."""
         constants = outer | graph.constants
         for node in graph.nodes:
@@ -102,11 +104,13 @@ class OnnxModel:
                     constants[node.outputs[0]] = constant_value(node)
             elif node.op in _REARRANGING and all(name in constants for name in node.inputs):
                 arrays = [constants[name] for name in node.inputs]
-                if sum(array.nbytes for array in arrays) <= size:  # else it is no weight of this file
+                size = sum(array.nbytes for array in arrays)
+                if size <= min(self._size, self._left):  # else it is no weight of this file
+                    self._left -= size
                     constants.update(zip(node.outputs, _as_tuple(OPERATORS[node.op](node, arrays)), strict=False))
             for value in node.attributes.values():
                 if isinstance(value, Graph):
-                    self._find_lstms(value, constants, size)
+                    self._find_lstms(value, constants)
 
     def _add_lstm(self, node: Node, constants: Values) -> None:
         names = inputs_of(node)
@@ -126,7 +130,7 @@ class OnnxModel:
         for node in graph.nodes:
             try:
                 outputs = self._compute(node, values)
-            except (IndexError, TypeError, ValueError, ArithmeticError) as error:
+            except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError) as error:
                 raise ValueError(f"{node.op} {node.name!r} cannot be computed: {error}") from error
             values.update(zip(node.outputs, outputs, strict=False))
         return [_value(values, name) for name in graph.outputs]

@@ -109,12 +109,14 @@ def _softmax(node: Node, inputs: Inputs) -> Any:
     axis = node.attributes.get("axis", -1 if node.opset >= 13 else 1)
     # Before version 13, all axes from that one on count as one.
     rows = x if node.opset >= 13 else x.reshape(*x.shape[:axis], -1)
-    y = elementwise.softmax(rows, axis if node.opset >= 13 else -1).reshape(x.shape)
-    return y if node.op == "Softmax" else np.log(y)
+    function = elementwise.softmax if node.op == "Softmax" else elementwise.log_softmax
+    return function(rows, axis if node.opset >= 13 else -1).reshape(x.shape)
 
 
 @operator("Dropout")
 def _dropout(node: Node, inputs: Inputs) -> Any:
+    if len(inputs) > 2 and inputs[2] is not None and inputs[2].item():
+        raise NotImplementedError("Dropout with training_mode is not supported")
     return inputs[0], np.ones(inputs[0].shape, np.bool_)
 
 
@@ -216,7 +218,7 @@ def _slice(node: Node, inputs: Inputs) -> Any:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         # An end before the first element is a large negative number in ONNX, None in Python.
         end = None if step < 0 and end < -x.shape[axis] else int(end)
-        index[axis] = slice(int(start), end, int(step))
+        index[axis] = slice(max(int(start), -x.shape[axis]), end, int(step))
     return x[tuple(index)]
 
 
@@ -294,11 +296,13 @@ def _pad(node: Node, inputs: Inputs) -> Any:
 
 @operator("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
 def _reduction(node: Node, inputs: Inputs) -> Any:
+    x = inputs[0]
     functions: dict[str, Any] = {"ReduceMean": _mean, "ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min}
     axes, keepdims = _axes(node, inputs), bool(node.attributes.get("keepdims", 1))
     if not axes and node.attributes.get("noop_with_empty_axes"):
-        return inputs[0]
-    return functions[node.op](inputs[0], axis=tuple(axes) if axes else None, keepdims=keepdims)
+        return x
+    y = functions[node.op](x, axis=tuple(axes) if axes else None, keepdims=keepdims)
+    return y.astype(x.dtype)  # numpy sums small integers in larger ones
 
 
 @operator("ArgMax")
