@@ -24,6 +24,7 @@ cdef extern from "clstm_capi.h" nogil:
         double cell_clip
         double proj_clip
         double recurrent_dropout
+        double layer_norm_eps
 
     ctypedef struct clstm_spec:
         int64_t input_size

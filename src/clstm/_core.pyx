@@ -244,6 +244,7 @@ cdef class Weights:
         v.cell_clip = options["cell_clip"]
         v.proj_clip = options["proj_clip"]
         v.recurrent_dropout = options["recurrent_dropout"]
+        v.layer_norm_eps = options["layer_norm_eps"]
         return 0
 
     cdef int add_parameter(self, tuple shape) except -1:

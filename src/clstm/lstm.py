@@ -80,6 +80,11 @@ class LSTM(Module):
     recurrent_dropout : float, default 0.0
         Probability of zeroing an element of g, at every step, in `forward` only; the others are scaled by
         1 / (1 - recurrent_dropout) (Semeniuta et al. 2016).
+    layer_norm : bool, default False
+        Whether each gate, and c in the output, is normalised over the hidden units (Ba et al. 2016): to mean 0 and
+        deviation 1, then times a gain, plus the bias.
+    layer_norm_eps : float, default 1e-5
+        What layer normalisation adds to a variance before its square root.
     dtype : {"float32", "float64"}, default "float32"
         Type of parameters and results. Other real types of x are converted to it.
     seed : int, optional
@@ -92,7 +97,8 @@ class LSTM(Module):
     ----------
     weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, weight_ih_l0_reverse, weight_ih_l1, ... : ndarray
         Parameters, as PyTorch names and shapes them: (4H, I or D*P), (4H, P), (4H,), (4H,); gates in the order
-        i, f, g, o. With a projection weight_hr_l0 (P, H), with peepholes weight_ch_l0 (3, H) of i, f, o. They are
+        i, f, g, o. With a projection weight_hr_l0 (P, H), with peepholes weight_ch_l0 (3, H) of i, f, o; with layer
+        normalisation weight_ln_l0 (4, H), weight_ln_c_l0 (H,) and bias_ln_c_l0 (H,). They are
         live: writing into one changes the layer from the next call on. While such an array is
         held, each call packs the weights anew, so drop it when done.
     dropout_counter : int
@@ -139,6 +145,8 @@ class LSTM(Module):
     proj_clip: float | None
     learn_initial_state: bool
     recurrent_dropout: float
+    layer_norm: bool
+    layer_norm_eps: float
 
     def __init__(
         self,
@@ -160,6 +168,8 @@ class LSTM(Module):
         proj_clip: float | None = None,
         learn_initial_state: bool = False,
         recurrent_dropout: float = 0.0,
+        layer_norm: bool = False,
+        layer_norm_eps: float = 1e-5,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
         init: str = "default",

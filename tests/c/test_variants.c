@@ -20,7 +20,8 @@ static clstm_variant nth_variant(int i, int64_t H, int smooth) {
     clstm_variant v = {.proj_size = i % 3 == 0 && H > 1 ? 1 + (i * 7) % (H - 1) : 0,
                        .coupling = i / 2 % 4,
                        .peepholes = i % 5 > 2 || i % 3 == 1,
-                       .learned_state = i % 4 == 3};
+                       .learned_state = i % 4 == 3,
+                       .layer_norm_eps = i % 5 % 2 ? 0.3 : 0};
     for (int which = 0; which < 5 && i % 4; which++)
         v.activations[which] = functions[(i * 5 + which * 3) % (smooth ? SMOOTH : ALL)];
     if (!smooth) {
@@ -150,6 +151,8 @@ static void specs_are_checked(void) {
                                    {.clip = NAN},
                                    {.cell_clip = -1},
                                    {.recurrent_dropout = 1.5},
+                                   {.layer_norm_eps = -1},
+                                   {.layer_norm_eps = INFINITY},
                                    {.proj_clip = 1},
                                    {.activations = {{13, 0, 0}}},
                                    {.activations = {[4] = {-1, 0, 0}}},

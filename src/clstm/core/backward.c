@@ -30,6 +30,7 @@ typedef struct backward_scratch {
     void *dh, *dout;                      /* of a variant: (B, P) and (B, H) */
     void *dh0;                            /* of a learned initial state: (B, P) */
     void *mask;                           /* of dropout inside the cell: (B, H) */
+    void *normed, *dnormed;               /* of layer normalisation: (chunk rows, G + 1, width) */
     void *dh_clipped;                     /* of a projection: (chunk rows, P) */
     void *unprojected, *dh_tiles, *dW_hr; /* as inputs, dz_tiles and dW */
 } backward_scratch;
@@ -80,6 +81,8 @@ static void take_variant_scratch(arena *m, backward_call *b, idx rows) {
     b->s.dh = arena_take(m, net->size, b->B, P, 1);
     b->s.dout = arena_take(m, net->size, b->B, H, 1);
     b->s.mask = net->spec->variant.recurrent_dropout > 0 ? arena_take(m, net->size, b->B, H, 1) : NULL;
+    b->s.normed = network_normalizes(net) ? arena_take(m, net->size, rows, network_normed(net), 1) : NULL;
+    b->s.dnormed = network_normalizes(net) ? arena_take(m, net->size, rows, network_normed(net), 1) : NULL;
     b->s.dh0 = net->spec->variant.learned_state ? arena_take(m, net->size, b->B, P, 1) : NULL;
     if (network_projects(net)) {
         b->s.dh_clipped = arena_take(m, net->size, rows, P, 1);
@@ -175,7 +178,10 @@ static void variant_grad_rows(const backward_pass *d, idx s, idx begin, idx end,
                                                .dc_row = net->H,
                                                .dz = dz_at(d, s, begin),
                                                .dz_row = net->GH,
-                                               .mask = mask}};
+                                               .mask = mask,
+                                               .normed = at(net, b->s.normed, r * network_normed(net)),
+                                               .dnormed = at(net, b->s.dnormed, r * network_normed(net)),
+                                               .normed_row = network_normed(net)}};
     variant_step_grad(net, &d->w, &g);
 }
 
@@ -419,6 +425,39 @@ static void chunk_peepholes(const backward_pass *d, int part) {
     }
 }
 
+/* The arrays of one row of (G + 1, H) gains or biases: of a gate with weights, or of the cell. */
+static void *normalization_gradient(const backward_pass *d, void *of_gates, void *of_cell, int slot) {
+    const network *net = &d->b->net;
+    return slot == d->cell.cell_slot ? of_cell : at(net, of_gates, slot * net->H);
+}
+
+/* Gradients of the gains and biases of layer normalisation over the chunk, for the part's hidden units. */
+static void chunk_normalization(const backward_pass *d, int part) {
+    const backward_call *b = d->b;
+    const network *net = &b->net;
+    const param_places p = network_param_places(net->spec);
+    const row_split units = {.B = net->H, .tile = net->k->vl, .parts = b->weight_parts};
+    const idx first = row_split_start(&units, part), last = row_split_start(&units, part + 1);
+    for (int slot = 0; slot <= d->cell.cell_slot && first < last; slot++) {
+        const idx column = slot * d->cell.width + first;
+        sum_args g = {.rows = b->s.offset[d->s1 - d->s0],
+                      .n = last - first,
+                      .a = at(net, b->s.dnormed, column),
+                      .b = at(net, b->s.normed, column),
+                      .a_row = network_normed(net),
+                      .b_row = network_normed(net)};
+        g.sum = normalization_gradient(d, d->dparams[p.weight_ln], d->dparams[p.weight_ln_c], slot);
+        g.sum = at(net, g.sum, first);
+        net->k->variant->sum_products(&g);
+        if (!net->spec->bias)
+            continue;
+        g.b = NULL;
+        g.sum = normalization_gradient(d, d->dparams[2], d->dparams[p.bias_ln_c], slot);
+        g.sum = at(net, g.sum, first);
+        net->k->variant->sum_products(&g);
+    }
+}
+
 static void chunk_weights(void *context, int part) {
     const backward_pass *d = context;
     const backward_call *b = d->b;
@@ -433,6 +472,8 @@ static void chunk_weights(void *context, int part) {
     }
     if (b->net.spec->variant.peepholes)
         chunk_peepholes(d, part);
+    if (network_normalizes(&b->net))
+        chunk_normalization(d, part);
 }
 
 /* From dW (GH, [I | P | 1]) and dW_hr to the caller's arrays. */
@@ -443,9 +484,11 @@ static void write_weights(const backward_pass *d) {
         const void *row = at(net, d->b->s.dW, j * width);
         memcpy(at(net, d->dparams[0], j * d->I), row, (size_t)d->I * net->size);
         memcpy(at(net, d->dparams[1], j * net->P), at(net, row, d->I), (size_t)net->P * net->size);
-        for (int bias = 0; bias < 2 * net->spec->bias; bias++)
+        for (int bias = 0; bias < 2 * net->spec->bias && !network_normalizes(net); bias++)
             memcpy(at(net, d->dparams[2 + bias], j), at(net, row, d->I + net->P), net->size);
     }
+    if (network_normalizes(net) && net->spec->bias)
+        memcpy(d->dparams[3], d->dparams[2], (size_t)net->GH * net->size);
     for (idx j = 0; j < net->P && network_projects(net); j++)
         memcpy(at(net, d->dparams[network_param_places(net->spec).weight_hr], j * net->H),
                at(net, d->b->s.dW_hr, j * hr_width), (size_t)net->H * net->size);
@@ -454,13 +497,22 @@ static void write_weights(const backward_pass *d) {
 /* Zeros where gradients of the weights are summed up, as far as no product starts them. */
 static void clear_weights(const backward_pass *d) {
     const network *net = &d->b->net;
+    const param_places p = network_param_places(net->spec);
     if (d->b->T == 0 || d->b->B == 0) {
         memset(d->b->s.dW, 0, (size_t)(net->GH * round_up(d->columns, net->k->vl)) * net->size);
         if (network_projects(net))
             memset(d->b->s.dW_hr, 0, (size_t)(net->P * round_up(net->H, net->k->vl)) * net->size);
     }
     if (net->spec->variant.peepholes)
-        memset(d->dparams[network_param_places(net->spec).weight_ch], 0, (size_t)(net->GH - net->H) * net->size);
+        memset(d->dparams[p.weight_ch], 0, (size_t)(net->GH - net->H) * net->size);
+    if (network_normalizes(net)) {
+        memset(d->dparams[p.weight_ln], 0, (size_t)net->GH * net->size);
+        memset(d->dparams[p.weight_ln_c], 0, (size_t)net->H * net->size);
+    }
+    if (network_normalizes(net) && net->spec->bias) {
+        memset(d->dparams[2], 0, (size_t)net->GH * net->size);
+        memset(d->dparams[p.bias_ln_c], 0, (size_t)net->H * net->size);
+    }
 }
 
 /* ---- the stack ---- */

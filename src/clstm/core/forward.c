@@ -39,6 +39,7 @@ static int take_scratch(arena *m, forward_call *f, int has_lengths, int training
     f->s.c = training ? NULL : arena_take(m, net->size, net->D, f->B, H);
     f->s.mask = training && net->spec->variant.recurrent_dropout > 0 ? arena_take(m, net->size, f->B, H, 1) : NULL;
     f->s.out = training || !network_projects(net) ? NULL : arena_take(m, net->size, f->B, H, 1);
+    f->s.normed = network_normalizes(net) ? arena_take(m, net->size, f->split.parts, network_normed(net), 1) : NULL;
     f->s.products_part = f->chunk * rows * net->z_width;
     f->s.products = arena_take(m, net->size, f->pieces > 1 ? net->D : f->split.parts, f->s.products_part, 1);
     return m->overflow ? CLSTM_ERROR_SIZE : CLSTM_OK;
@@ -162,7 +163,8 @@ static forward_pass direction_pass(const forward_call *f, idx layer, idx directi
                       .out = plane_of(at(net, out.p, offset), out.time, out.row),
                       .hn = final_state(f, f->seq->hn, index, first, net->P),
                       .cn = final_state(f, f->seq->cn, index, first, net->H),
-                      .products = at(net, f->s.products, share * f->s.products_part)};
+                      .products = at(net, f->s.products, share * f->s.products_part),
+                      .normed = at(net, f->s.normed, part * network_normed(net))};
     d.h0 = initial_state(f, f->seq->h0, d.w.h0, index, first, net->P);
     d.c0 = initial_state(f, f->seq->c0, d.w.c0, index, first, net->H);
     if (f->tape) {

@@ -73,7 +73,8 @@ static void variant_step_rows(const forward_pass *d, idx t, idx before, idx begi
                  .c_out_row = d->c.row,
                  .out = plane_at(net, out, t, begin),
                  .out_row = out.row,
-                 .mask = mask}};
+                 .mask = mask,
+                 .normed = d->normed}};
     variant_step(net, &d->w, &g);
 }
 

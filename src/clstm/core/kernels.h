@@ -104,6 +104,9 @@ typedef struct variant_cell {
     clstm_activation function[5]; /* of i, f, g, o, and of the cell in the output; alpha and beta filled in */
     double clip, cell_clip;       /* 0: none */
     const void *peephole[4];      /* (H) of i, f, -, o; or NULL */
+    const void *gain, *shift;     /* (G + 1, width) of layer normalisation, the last row of the cell; or NULL */
+    int cell_slot;                /* that row: G */
+    double eps;                   /* of layer normalisation */
 } variant_cell;
 
 /* The rest of a step after the products: gates, c, and o act(c), which is h unless there is a projection. */
@@ -119,6 +122,7 @@ typedef struct variant_args {
     void *out; /* (rows, H); not c */
     idx out_row;
     const void *mask; /* (rows, H) contiguous: factors on g; or NULL */
+    void *normed;     /* (G + 1, width) scratch memory of layer normalisation */
 } variant_args;
 
 /* One BPTT step: from the gradient on `out` to those on the products. */
@@ -135,7 +139,10 @@ typedef struct variant_grad_args {
     idx dc_row;
     void *dz; /* (rows, G, H) out */
     idx dz_row;
-    const void *mask; /* as in the step */
+    const void *mask;       /* as in the step */
+    void *normed, *dnormed; /* of layer normalisation, (rows, G + 1, width) out: the normalised gates and cell, and the
+                               gradients behind gain and bias */
+    idx normed_row;
 } variant_grad_args;
 
 /* h = clip(h) of a projection. */

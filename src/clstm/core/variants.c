@@ -23,7 +23,11 @@ variant_cell variant_cell_of(const network *net, const layer_weights *w) {
                          .coupling = v->coupling,
                          .usual = 1,
                          .clip = v->clip,
-                         .cell_clip = v->cell_clip};
+                         .cell_clip = v->cell_clip,
+                         .gain = w->gain,
+                         .shift = w->shift,
+                         .cell_slot = (int)(net->GH / net->H),
+                         .eps = v->layer_norm_eps};
     for (int which = GATE_I; which <= CELL_OUT; which++) {
         cell.function[which] = activation_of(net, which);
         cell.usual &=
