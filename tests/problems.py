@@ -106,8 +106,9 @@ def problems(sizes=ODD_SIZES, batches=ODD_BATCHES, layers=(1, 2, 3), steps=(1, 2
 
 
 @st.composite
-def variant_problems(draw, smooth=False, **drawn):
-    """Strategy for problems whose network is a variant, in any combination. smooth: without kinks."""
+def variant_problems(draw, smooth=False, zoneout=False, **drawn):
+    """Strategy for problems whose network is a variant, in any combination. smooth: without kinks. zoneout: with it, so
+    that training differs from inference."""
     problem = draw(problems(**drawn))
     numbers = st.sampled_from((0.3, 0.7, 1.5))
     couplings = ({}, {"coupling": "forget"}, {"coupling": "input"}, {"forget_gate": False})
@@ -121,9 +122,19 @@ def variant_problems(draw, smooth=False, **drawn):
         options["activations"] = draw(st.dictionaries(st.sampled_from(places), st.sampled_from(names)))
     if draw(st.booleans()):
         options |= {"layer_norm": True, "layer_norm_eps": draw(st.sampled_from((0.2, 1.0)))}
+    if zoneout:
+        options |= {name: draw(st.sampled_from((0, 0.3, 1))) for name in ("zoneout_c", "zoneout_h")}
     for name in () if smooth else ("clip", "cell_clip", *["proj_clip"] * ("proj_size" in options)):
         options[name] = draw(st.none() | numbers)
     return problem._replace(variant=options)
+
+
+REGULARIZERS = ("recurrent_dropout", "zoneout_c", "zoneout_h")
+
+
+def regularizers():
+    """Strategy for options that training draws masks for."""
+    return st.dictionaries(st.sampled_from(REGULARIZERS), st.sampled_from((0.2, 0.5)), min_size=1)
 
 
 def outputs(lstm, batch):

@@ -49,6 +49,10 @@ def normalized(z, gain, eps):
     return gain * (z - np.mean(z)) / deviation
 
 
+def mixed(stays, old, new):
+    return stays * old + (1 - stays) * new
+
+
 def run_variant(options, parameters, suffix, x, h, c):
     """One direction of one layer over the whole of x (T, I). Returns y (T, P) and the final h and c."""
     H = len(c)
@@ -82,9 +86,11 @@ def run_variant(options, parameters, suffix, x, h, c):
         i = None if "i" in absent else gate("i", x_t, h, c)
         f = 1 - i if options.get("coupling") == "forget" else 1 if "f" in absent else gate("f", x_t, h, c)
         i = 1 - f if i is None else i
-        c = limited(f * c + i * gate("g", x_t, h, 0), options.get("cell_clip"))
-        h = gate("o", x_t, h, c) * activate(options, "h", normalized_cell(c))
+        new_c = limited(f * c + i * gate("g", x_t, h, 0), options.get("cell_clip"))
+        c = mixed(options.get("zoneout_c", 0), c, new_c)
+        new_h = gate("o", x_t, h, c) * activate(options, "h", normalized_cell(new_c))
         if f"weight_hr_{suffix}" in parameters:
-            h = limited(parameters[f"weight_hr_{suffix}"] @ h, options.get("proj_clip"))
+            new_h = limited(parameters[f"weight_hr_{suffix}"] @ new_h, options.get("proj_clip"))
+        h = mixed(options.get("zoneout_h", 0), h, new_h)
         y.append(h)
     return np.array(y).reshape(len(y), len(h)), h, c

@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from problems import ODD_SIZES, Problem, assert_same_bytes, called, outputs, torch_lstm, variant_problems
+from problems import (
+    ODD_SIZES,
+    REGULARIZERS,
+    Problem,
+    assert_same_bytes,
+    called,
+    named,
+    outputs,
+    regularizers,
+    torch_lstm,
+    variant_problems,
+)
 from reference import lstm as reference
 from reference_variants import ACTIVATIONS as FORMULAS
 from test_bits import ISAS, PER_ROW, pieces, rows_of
@@ -52,7 +63,7 @@ sizes = {"sizes": (1, 2, 3, 8, 9, 17), "batches": (1, 2, 5, 17), "layers": (1, 2
 
 
 @settings(max_examples=150)
-@given(variant_problems(**sizes))
+@given(variant_problems(**sizes) | variant_problems(zoneout=True, **sizes))
 def test_outputs_are_those_of_the_reference(problem):
     lstm, batch = problem.lstm(), problem.batch()
     y, state = reference(
@@ -313,7 +324,7 @@ def test_results_do_not_depend_on_how_time_was_cut(problem):
 
 
 @settings(max_examples=40)
-@given(variant_problems(**sizes, bidirectional=False, with_lengths=False))
+@given(variant_problems(zoneout=True, **sizes, bidirectional=False, with_lengths=False))
 def test_a_stream_gives_the_outputs_of_a_call(problem):
     lstm, batch = problem.lstm(), problem.batch()
     stream = lstm.stream(problem.B)
@@ -345,7 +356,12 @@ def test_nan_and_infinity_stay_in_their_row(variant):
     assert np.isfinite(found["y"][:2, 1, : problem.features]).all()
 
 
-# ---- dropout inside the cell ----
+# ---- dropout inside the cell, and zoneout ----
+
+
+each_regularizer = pytest.mark.parametrize(
+    "options", [*({name: 0.3} for name in REGULARIZERS), dict.fromkeys(REGULARIZERS, 0.3)], ids="+".join
+)
 
 
 def recurrent_masks(p, T, B, H, **options):
@@ -377,6 +393,40 @@ def test_recurrent_dropout_of_all_or_nothing():
     assert "recurrent_dropout" not in clstm.LSTM(3, 4, recurrent_dropout=0).config()
 
 
+@pytest.mark.parametrize("variant", [{}, {"proj_size": 5, "peepholes": True}, {"layer_norm": True}], ids=str)
+def test_zoneout_takes_each_element_from_before_or_from_the_new_step(variant):
+    lstm = clstm.LSTM(3, 9, zoneout_c=0.4, zoneout_h=0.7, seed=0, **variant)
+    without = clstm.LSTM(3, 9, seed=0, **variant)
+    x = np.random.default_rng(0).standard_normal((1, 200, 3)).astype(np.float32)
+    before = without(x)[1]
+    _, expected = without(x, before)
+    _, found, _ = lstm.forward(x, before)
+    for old, new, array, p in zip(before, expected, found, (0.7, 0.4), strict=True):
+        assert np.all((array == old) | (array == new))
+        assert abs(np.mean(array == old) - p) < 0.05
+
+
+def test_zoneout_draws_for_each_step_row_and_unit():
+    x = np.random.default_rng(0).standard_normal((40, 50, 3)).astype(np.float32)
+    y, _, _ = clstm.LSTM(3, 30, zoneout_h=0.3, seed=0).forward(x)
+    one = ["affine", 0, 1]
+    counting = {"forget_gate": False, "activations": {"i": one, "g": one, "o": one, "h": "identity"}}
+    h, _, _ = clstm.LSTM(3, 30, zoneout_c=0.3, seed=0, **counting).forward(x)  # 1 more than the c before
+    for stayed in (y[1:] == y[:-1], h[1:] == h[:-1]):
+        for axes in ((1, 2), (0, 2), (0, 1)):
+            assert np.all(np.abs(stayed.mean(axes) - 0.3) < 0.12)
+
+
+def test_zoneout_of_all_keeps_the_state():
+    problem = Problem(3, 9, 2, True, variant={"zoneout_c": 1, "zoneout_h": 1})
+    lstm, batch = problem.lstm(), problem.batch()
+    _, state, tape = lstm.forward(batch.x, batch.state)
+    _, dstate, grads = lstm.backward(tape, None, batch.dstate)
+    assert_same_bytes(dict(zip("hc", state, strict=True)), dict(zip("hc", batch.state, strict=True)))
+    assert_same_bytes(dict(zip("hc", dstate, strict=True)), dict(zip("hc", batch.dstate, strict=True)))
+    assert not any(array.any() for array in grads.values())
+
+
 def test_directions_and_layers_have_masks_of_their_own():
     masks, _ = recurrent_masks(0.5, 30, 20, 10, bidirectional=True)
     forward, reverse = masks[..., :10] > 0.5, np.diff(masks[..., 10:], axis=0) != 0
@@ -387,11 +437,22 @@ def test_directions_and_layers_have_masks_of_their_own():
 @given(
     variant_problems(
         smooth=True, sizes=(1, 2, 3, 9), layers=(1, 2), batches=(1, 2, 5), steps=(1, 3, 7), dtypes=["float64"]
-    )
+    ),
+    regularizers(),
 )
-def test_gradients_through_recurrent_dropout_agree_with_central_differences(problem):
-    loss = Loss(problem, recurrent_dropout=0.4)
-    rng = np.random.default_rng(problem.seed)
+def test_gradients_through_masks_agree_with_central_differences(problem, options):
+    check_central_differences(Loss(problem, **options), problem.seed)
+
+
+@each_regularizer
+def test_gradients_of_long_sequences_through_masks_agree_with_central_differences(options):
+    """More steps than are handled at once."""
+    problem = Problem(3, 5, 2, True, dtype="float64", T=130, B=3, with_lengths=True)
+    check_central_differences(Loss(problem, **options), 0)
+
+
+def check_central_differences(loss, seed):
+    rng = np.random.default_rng(seed)
     for name, gradient in loss.gradients().items():
         direction = rng.standard_normal(gradient.shape)
         direction /= np.linalg.norm(direction)
@@ -401,21 +462,40 @@ def test_gradients_through_recurrent_dropout_agree_with_central_differences(prob
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_recurrent_dropout_has_the_same_bits_on_any_machine(dtype):
-    options = {"recurrent_dropout": 0.3, "dropout": 0.2, "proj_size": 7}
-    problem = Problem(17, 65, 2, True, dtype=dtype, T=20, B=33, with_lengths=True, variant=options)
+@each_regularizer
+def test_masks_have_the_same_bits_on_any_machine(options, dtype):
+    options = {"dropout": 0.2, "proj_size": 7, "layer_norm": True, **options}
+    problem = Problem(17, 65, 2, True, dtype=dtype, T=9, B=33, with_lengths=True, variant=options)
     found = []
     for isa, threads in [*((isa, 1) for isa in ISAS), (ISAS[0], 2), (ISAS[0], 3)]:
         _core.set_isa(isa)
         clstm.set_num_threads(threads)
         lstm, batch = problem.lstm(), problem.batch()
+        plain = {f"plain {name}": array for name, array in called(lstm, batch).items()}
         y, state, tape = lstm.forward(batch.x, batch.state, batch.lengths)
         dx, dstate, grads = lstm.backward(tape, batch.dy, batch.dstate)
-        found.append({"y": y, "h": state[0], "c": state[1], "dx": dx, "dh": dstate[0], "dc": dstate[1]} | grads)
+        found.append(plain | named(y, state) | {"dx": dx, "dh": dstate[0], "dc": dstate[1]} | grads)
         assert_same_bytes(found[-1], found[0])
 
 
 # ---- an LSTM like any other ----
+
+
+@each_regularizer
+def test_regularizers_are_kept(options, tmp_path):
+    lstm = clstm.LSTM(3, 9, seed=0, **options)
+    x = np.ones((4, 2, 3), np.float32)
+    lstm.save(tmp_path / "file.safetensors")
+    for same in (clstm.LSTM(**lstm.config()), clstm.LSTM.load(tmp_path / "file.safetensors")):
+        assert same.config() == lstm.config() == {**clstm.LSTM(3, 9).config(), **options}
+        assert repr(same) == repr(lstm)
+    assert_same_bytes(pickle.loads(pickle.dumps(lstm)).forward(x)[0], copy.deepcopy(lstm).forward(x)[0])
+    assert not np.array_equal(lstm.forward(x)[0], lstm.forward(x)[0])
+    for name in options:
+        with pytest.raises(AttributeError, match=f"{name} is fixed"):
+            setattr(lstm, name, 0.0)
+        with pytest.raises(ValueError, match=f"{name} is 1.5, but a number from 0 to 1 is expected"):
+            clstm.LSTM(3, 9, **{name: 1.5})
 
 
 @each_variant
@@ -506,7 +586,6 @@ def test_gates_of_variants_are_not_mistaken_for_plain_ones():
         ({"activations": {"g": ("elu", np.inf)}}, ValueError, r"alpha of activations\['g'\] is inf, but a finite"),
         ({"activations": {"g": ("elu", "1")}}, TypeError, r"alpha of activations\['g'\] is '1', but a number"),
         ({"activations": {"f": "relu"}, "forget_gate": False}, ValueError, "activations has 'f', but forget_gate"),
-        ({"recurrent_dropout": 1.5}, ValueError, "recurrent_dropout is 1.5, but a number from 0 to 1 is expected"),
         ({"layer_norm": 1e-5}, TypeError, "layer_norm is 1e-05, but True or False is expected"),
         (
             {"layer_norm": True, "layer_norm_eps": 0},

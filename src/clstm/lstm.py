@@ -80,6 +80,9 @@ class LSTM(Module):
     recurrent_dropout : float, default 0.0
         Probability of zeroing an element of g, at every step, in `forward` only; the others are scaled by
         1 / (1 - recurrent_dropout) (Semeniuta et al. 2016).
+    zoneout_c, zoneout_h : float, default 0.0
+        Probability that an element of c or h keeps its old value at a step, in `forward`; plain calls mix old and new
+        by it (Krueger et al. 2017).
     layer_norm : bool, default False
         Whether each gate, and c in the output, is normalised over the hidden units (Ba et al. 2016): to mean 0 and
         deviation 1, then times a gain, plus the bias.
@@ -145,6 +148,8 @@ class LSTM(Module):
     proj_clip: float | None
     learn_initial_state: bool
     recurrent_dropout: float
+    zoneout_c: float
+    zoneout_h: float
     layer_norm: bool
     layer_norm_eps: float
 
@@ -168,6 +173,8 @@ class LSTM(Module):
         proj_clip: float | None = None,
         learn_initial_state: bool = False,
         recurrent_dropout: float = 0.0,
+        zoneout_c: float = 0.0,
+        zoneout_h: float = 0.0,
         layer_norm: bool = False,
         layer_norm_eps: float = 1e-5,
         dtype: DTypeLike = "float32",
@@ -225,6 +232,7 @@ class LSTM(Module):
             variant=self._variant.spec(),
         )
         self._shapes = dict(LSTM.parameter_shapes(**LSTM.config(self)))
+        self._is_random = self.dropout > 0 or self._variant.is_random
         self._index = {name: i for i, name in enumerate(self._shapes)}
 
     # ---- parameters ----
@@ -386,7 +394,7 @@ class LSTM(Module):
         return [*super().__dir__(), *self._index]
 
     def __getstate__(self) -> dict[str, Any]:
-        made = {"_weights", "_shapes", "_index"}
+        made = {"_weights", "_shapes", "_index", "_is_random"}
         attributes = {name: value for name, value in self.__dict__.items() if name not in made}
         return {"attributes": attributes, "state_dict": self.state_dict()}
 
@@ -559,7 +567,7 @@ class LSTM(Module):
         y_out, y = self._empty(T, B, (1 + self.bidirectional) * self._features, layout.batched)
         h_n, c_n = self._empty_states(B)
         seed = 0
-        if training and (self.dropout > 0 or self.recurrent_dropout > 0):
+        if training and self._is_random:
             seed = int(np.random.SeedSequence((self.seed, self.dropout_counter)).generate_state(1, np.uint64)[0])
             self.dropout_counter += 1
         tape = _core.forward(self._weights, x, y, h_0, c_0, h_n, c_n, lengths, training, seed, layout)

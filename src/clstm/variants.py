@@ -46,6 +46,8 @@ class Variant(NamedTuple):
     proj_clip: float | None = None
     learn_initial_state: bool = False
     recurrent_dropout: float = 0.0
+    zoneout_c: float = 0.0
+    zoneout_h: float = 0.0
     layer_norm: bool = False
     layer_norm_eps: float = 1e-5
 
@@ -64,6 +66,8 @@ class Variant(NamedTuple):
             proj_clip=_as_limit("proj_clip", given.proj_clip),
             learn_initial_state=as_flag("learn_initial_state", given.learn_initial_state),
             recurrent_dropout=as_probability("recurrent_dropout", given.recurrent_dropout),
+            zoneout_c=as_probability("zoneout_c", given.zoneout_c),
+            zoneout_h=as_probability("zoneout_h", given.zoneout_h),
             layer_norm=as_flag("layer_norm", given.layer_norm),
             layer_norm_eps=_as_positive("layer_norm_eps", given.layer_norm_eps),
         )
@@ -83,6 +87,11 @@ class Variant(NamedTuple):
         missing = "" if self.forget_gate else "f"
         missing += {None: "", "forget": "f", "input": "i"}[self.coupling]
         return "".join(gate for gate in "ifgo" if gate not in missing)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether training draws masks."""
+        return max(self.recurrent_dropout, self.zoneout_c, self.zoneout_h) > 0
 
     def parameter_shapes(
         self, layer_input: int, hidden_size: int, bias: bool
@@ -122,6 +131,8 @@ class Variant(NamedTuple):
             "peepholes": self.peepholes,
             "learned_state": self.learn_initial_state,
             "recurrent_dropout": self.recurrent_dropout,
+            "zoneout_c": self.zoneout_c,
+            "zoneout_h": self.zoneout_h,
             "layer_norm_eps": self.layer_norm_eps if self.layer_norm else 0.0,
             "coupling": _COUPLINGS[self.coupling] if self.forget_gate else _NO_FORGET_GATE,
             "activations": [_activation_spec(functions.get(place)) for place in _USUAL],

@@ -29,7 +29,8 @@ typedef struct backward_scratch {
     void *dW;                             /* (GH, columns rounded up to VL) */
     void *dh, *dout;                      /* of a variant: (B, P) and (B, H) */
     void *dh0;                            /* of a learned initial state: (B, P) */
-    void *mask;                           /* of dropout inside the cell: (B, H) */
+    step_masks masks;                     /* (B rows) */
+    void *held;                           /* of zoneout: (B, P), what the h of the step before gets directly */
     void *normed, *dnormed;               /* of layer normalisation: (chunk rows, G + 1, width) */
     void *dh_clipped;                     /* of a projection: (chunk rows, P) */
     void *unprojected, *dh_tiles, *dW_hr; /* as inputs, dz_tiles and dW */
@@ -80,7 +81,8 @@ static void take_variant_scratch(arena *m, backward_call *b, idx rows) {
     const idx H = net->H, P = net->P;
     b->s.dh = arena_take(m, net->size, b->B, P, 1);
     b->s.dout = arena_take(m, net->size, b->B, H, 1);
-    b->s.mask = net->spec->variant.recurrent_dropout > 0 ? arena_take(m, net->size, b->B, H, 1) : NULL;
+    b->s.masks = dropout_take_masks(m, net, b->B);
+    b->s.held = net->spec->variant.zoneout_h > 0 ? arena_take(m, net->size, b->B, P, 1) : NULL;
     b->s.normed = network_normalizes(net) ? arena_take(m, net->size, rows, network_normed(net), 1) : NULL;
     b->s.dnormed = network_normalizes(net) ? arena_take(m, net->size, rows, network_normed(net), 1) : NULL;
     b->s.dh0 = net->spec->variant.learned_state ? arena_take(m, net->size, b->B, P, 1) : NULL;
@@ -146,16 +148,19 @@ static void *dz_at(const backward_pass *d, idx s, idx row) {
     return at(&b->net, b->s.dz, at_row * b->net.GH);
 }
 
+/* Row `row` of what zoneout passes on; NULL without. */
+static void *held_at(const backward_call *b, idx row) {
+    return b->s.held ? at(&b->net, b->s.held, row * b->net.P) : NULL;
+}
+
 /* grad_rows of a variant. */
 static void variant_grad_rows(const backward_pass *d, idx s, idx begin, idx end, int has_after, int has_before) {
     const backward_call *b = d->b;
     const network *net = &b->net;
     const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1, r = b->s.offset[s - d->s0] + begin;
     const plane c_prev = has_before ? d->c : d->c0;
-    void *mask = b->s.mask ? at(net, b->s.mask, begin * net->H) : NULL;
-    if (mask)
-        dropout_recurrent(net, b->head.header->seed, d->index, (uint64_t)((t * b->B + begin) * net->H),
-                          (end - begin) * net->H, mask);
+    const step_masks masks =
+        dropout_draw_masks(net, &b->s.masks, b->head.header->seed, d->index, t, b->B, begin, end - begin);
     const variant_step_grad_args g = {.rows = end - begin,
                                       .dz_next = has_after ? dz_at(d, s - 1, begin) : NULL,
                                       .dh_next = has_after ? at(net, b->s.dh, begin * net->P)
@@ -165,6 +170,8 @@ static void variant_grad_rows(const backward_pass *d, idx s, idx begin, idx end,
                                       .dy_row = d->dy.row,
                                       .h = plane_at(net, d->h, t, begin),
                                       .h_row = d->h.row,
+                                      .stays = masks.h,
+                                      .held = held_at(b, begin),
                                       .dh_clipped = network_projects(net) ? at(net, b->s.dh_clipped, r * net->P) : NULL,
                                       .step = {.cell = &d->cell,
                                                .rows = end - begin,
@@ -178,7 +185,8 @@ static void variant_grad_rows(const backward_pass *d, idx s, idx begin, idx end,
                                                .dc_row = net->H,
                                                .dz = dz_at(d, s, begin),
                                                .dz_row = net->GH,
-                                               .mask = mask,
+                                               .mask = masks.g,
+                                               .stays = masks.c,
                                                .normed = at(net, b->s.normed, r * network_normed(net)),
                                                .dnormed = at(net, b->s.dnormed, r * network_normed(net)),
                                                .normed_row = network_normed(net)}};
@@ -217,7 +225,7 @@ static void grad_rows(const backward_pass *d, idx s, idx begin, idx end, int has
         net->k->cell_grad(&g);
 }
 
-/* dh_0 = dz W_hh of rows begin .. end, which began at visited step s. */
+/* dh_0 = dz W_hh, and what zoneout passes on, of rows begin .. end, which began at visited step s. */
 static void initial_gradients(const backward_pass *d, idx s, idx begin, idx end) {
     const network *net = &d->b->net;
     const gemm_args g = {.groups = 1,
@@ -227,6 +235,8 @@ static void initial_gradients(const backward_pass *d, idx s, idx begin, idx end)
                          .A = dz_at(d, s, begin),
                          .a_row = net->GH,
                          .B = d->w.w_hh_panels,
+                         .init = held_at(d->b, begin),
+                         .init_row = net->P,
                          .C = plane_at(net, d->dh0, 0, begin),
                          .c_row = d->dh0.row};
     if (begin < end && d->dh0.p)

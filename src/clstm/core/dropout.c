@@ -28,14 +28,51 @@ void dropout_apply(const network *net, uint64_t seed, idx layer, uint64_t first,
     }
 }
 
-void dropout_recurrent(const network *net, uint64_t seed, idx index, uint64_t first, idx n, void *to) {
-    const double p = net->spec->variant.recurrent_dropout;
-    const uint64_t key = key_of(seed, net->L + index);
+/* The streams of the layers' outputs come first, then each kind has one for each layer and direction. */
+enum mask_kind { MASK_G, MASK_C, MASK_H };
+
+/* n elements from number `first` on: `kept`, or with probability p `dropped`. */
+static void draw(const network *net, uint64_t seed, idx stream, double p, double kept, double dropped, uint64_t first,
+                 idx n, void *to) {
+    const uint64_t key = key_of(seed, stream);
     for (idx j = 0; j < n; j++) {
-        const int keep = keeps(key, first + (uint64_t)j, p);
+        const double value = keeps(key, first + (uint64_t)j, p) ? kept : dropped;
         if (net->spec->dtype == CLSTM_FLOAT32)
-            ((float *)to)[j] = keep ? (float)(1 / (1 - p)) : 0;
+            ((float *)to)[j] = (float)value;
         else
-            ((double *)to)[j] = keep ? 1 / (1 - p) : 0;
+            ((double *)to)[j] = value;
     }
+}
+
+step_masks dropout_take_masks(arena *m, const network *net, idx rows) {
+    const clstm_variant *v = &net->spec->variant;
+    step_masks all = {0};
+    if (v->recurrent_dropout > 0)
+        all.g = arena_take(m, net->size, rows, net->H, 1);
+    if (v->zoneout_c > 0)
+        all.c = arena_take(m, net->size, rows, net->H, 1);
+    if (v->zoneout_h > 0)
+        all.h = arena_take(m, net->size, rows, net->P, 1);
+    return all;
+}
+
+step_masks dropout_draw_masks(const network *net, const step_masks *all, uint64_t seed, idx index, idx t, idx B,
+                              idx first, idx rows) {
+    const clstm_variant *v = &net->spec->variant;
+    const idx H = net->H, P = net->P, row = t * B + first, stream = net->L + index, kinds = net->L * net->D;
+    step_masks masks = {0};
+    if (all->g) {
+        masks.g = at(net, all->g, first * H);
+        draw(net, seed, stream + MASK_G * kinds, v->recurrent_dropout, 1 / (1 - v->recurrent_dropout), 0,
+             (uint64_t)(row * H), rows * H, masks.g);
+    }
+    if (all->c) {
+        masks.c = at(net, all->c, first * H);
+        draw(net, seed, stream + MASK_C * kinds, v->zoneout_c, 0, 1, (uint64_t)(row * H), rows * H, masks.c);
+    }
+    if (all->h) {
+        masks.h = at(net, all->h, first * P);
+        draw(net, seed, stream + MASK_H * kinds, v->zoneout_h, 0, 1, (uint64_t)(row * P), rows * P, masks.h);
+    }
+    return masks;
 }

@@ -1,5 +1,6 @@
-/* Dropout between layers and inside the cell, from a counter-based generator: the mask of an element depends on the
- * seed and on where the element lies, so it is the same on any number of threads, and BPTT makes it again. */
+/* Dropout between layers and inside the cell, and zoneout, from a counter-based generator: the mask of an element
+ * depends on the seed and on where the element lies, so it is the same on any number of threads, and BPTT makes it
+ * again. */
 #ifndef CLSTM_DROPOUT_H
 #define CLSTM_DROPOUT_H
 
@@ -8,7 +9,18 @@
 /* to = from * mask / (1 - p) for n elements, the first of which has number `first` within the call. to may be from. */
 void dropout_apply(const network *net, uint64_t seed, idx layer, uint64_t first, idx n, const void *from, void *to);
 
-/* The factors on g, 0 or 1 / (1 - p), of n elements from number `first` on; index: layer * D + direction. */
-void dropout_recurrent(const network *net, uint64_t seed, idx index, uint64_t first, idx n, void *to);
+/* What is drawn for rows of one step, each contiguous; NULL: nothing. */
+typedef struct step_masks {
+    void *g;     /* (rows, H) factors on g: 0 or 1 / (1 - p) */
+    void *c, *h; /* (rows, H) and (rows, P): 1 where zoneout keeps the old value, else 0 */
+} step_masks;
+
+/* Room for the masks of `rows` rows, as far as the network draws them in training. */
+step_masks dropout_take_masks(arena *m, const network *net, idx rows);
+
+/* Draws the masks of rows first .. first + rows of step t, of a batch of B, where they lie in `all` (B rows). Returns
+ * them. index: layer * D + direction. */
+step_masks dropout_draw_masks(const network *net, const step_masks *all, uint64_t seed, idx index, idx t, idx B,
+                              idx first, idx rows);
 
 #endif

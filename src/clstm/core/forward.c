@@ -37,7 +37,8 @@ static int take_scratch(arena *m, forward_call *f, int has_lengths, int training
     f->s.between[0] = !training && net->L > 1 ? arena_take(m, net->size, f->T, f->B, DP) : NULL;
     f->s.between[1] = !training && net->L > 2 ? arena_take(m, net->size, f->T, f->B, DP) : NULL;
     f->s.c = training ? NULL : arena_take(m, net->size, net->D, f->B, H);
-    f->s.mask = training && net->spec->variant.recurrent_dropout > 0 ? arena_take(m, net->size, f->B, H, 1) : NULL;
+    if (training)
+        f->s.masks = dropout_take_masks(m, net, f->B);
     f->s.out = training || !network_projects(net) ? NULL : arena_take(m, net->size, f->B, H, 1);
     f->s.normed = network_normalizes(net) ? arena_take(m, net->size, f->split.parts, network_normed(net), 1) : NULL;
     f->s.products_part = f->chunk * rows * net->z_width;
@@ -81,10 +82,12 @@ int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t
             continue;
         forward_call f = {.net = network_of(spec, isa), .T = (idx)T, .B = (idx)B};
         split_work(&f);
-        arena m = {0};
-        if (take_scratch(&m, &f, 1, 0) != CLSTM_OK)
-            return CLSTM_ERROR_SIZE;
-        most = m.used > most ? m.used : most;
+        for (int training = 0; training <= 1; training++) {
+            arena m = {0};
+            if (take_scratch(&m, &f, 1, training) != CLSTM_OK)
+                return CLSTM_ERROR_SIZE;
+            most = m.used > most ? m.used : most;
+        }
     }
     *bytes = most;
     return CLSTM_OK;

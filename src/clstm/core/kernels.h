@@ -107,6 +107,7 @@ typedef struct variant_cell {
     const void *gain, *shift;     /* (G + 1, width) of layer normalisation, the last row of the cell; or NULL */
     int cell_slot;                /* that row: G */
     double eps;                   /* of layer normalisation */
+    double zoneout;               /* of c: the expectation of `stays` */
 } variant_cell;
 
 /* The rest of a step after the products: gates, c, and o act(c), which is h unless there is a projection. */
@@ -121,8 +122,9 @@ typedef struct variant_args {
     idx c_out_row;
     void *out; /* (rows, H); not c */
     idx out_row;
-    const void *mask; /* (rows, H) contiguous: factors on g; or NULL */
-    void *normed;     /* (G + 1, width) scratch memory of layer normalisation */
+    const void *mask;  /* (rows, H) contiguous: factors on g; or NULL */
+    const void *stays; /* (rows, H) contiguous: 1 where zoneout keeps c, else 0; NULL: the expectation */
+    void *normed;      /* (G + 1, width) scratch memory of layer normalisation */
 } variant_args;
 
 /* One BPTT step: from the gradient on `out` to those on the products. */
@@ -139,25 +141,31 @@ typedef struct variant_grad_args {
     idx dc_row;
     void *dz; /* (rows, G, H) out */
     idx dz_row;
-    const void *mask;       /* as in the step */
+    const void *mask, *stays; /* as in the step; stays: NULL without zoneout */
     void *normed, *dnormed; /* of layer normalisation, (rows, G + 1, width) out: the normalised gates and cell, and the
                                gradients behind gain and bias */
     idx normed_row;
 } variant_grad_args;
 
-/* h = clip(h) of a projection. */
+/* h = stays h_prev + (1 - stays) clip(h). */
 typedef struct hidden_args {
     idx rows, n;
     double clip; /* 0: none */
     void *h;     /* (rows, n) */
     idx h_row;
+    double zoneout;    /* 0: no zoneout */
+    const void *stays; /* (rows, n) contiguous: 1 where zoneout keeps h, else 0; NULL: the expectation, `zoneout` */
+    const void *h_prev;
+    idx h_prev_row;
 } hidden_args;
 
-/* Gradient on h before its clip: dh = dy + dh_next where |h| < clip, else 0. */
+/* Gradient on h before its clip: dh = (1 - stays) (dy + dh_next) where |h| < clip, else 0. */
 typedef struct hidden_grad_args {
     idx rows, n;
-    double clip;    /* 0: none */
-    const void *dy; /* all (rows, n) */
+    double clip;       /* 0: none */
+    const void *stays; /* of zoneout, contiguous as held; or NULL */
+    void *held;        /* out: stays (dy + dh_next), what goes to h_prev */
+    const void *dy;    /* all (rows, n) */
     idx dy_row;
     const void *dh_next;
     idx dh_next_row;

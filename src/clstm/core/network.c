@@ -12,6 +12,8 @@
 
 static int in_range(int64_t value, int64_t most) { return value >= 1 && value <= most; }
 
+static int is_probability(double p) { return p >= 0 && p <= 1; }
+
 int network_is_plain(const clstm_spec *spec) {
     static const clstm_variant plain;
     return memcmp(&spec->variant, &plain, sizeof plain) == 0;
@@ -30,7 +32,7 @@ static int check_variant(const clstm_spec *s) {
             !(f->beta - f->beta == 0))
             return CLSTM_ERROR_SPEC;
     }
-    if (!(v->recurrent_dropout >= 0 && v->recurrent_dropout <= 1))
+    if (!is_probability(v->recurrent_dropout) || !is_probability(v->zoneout_c) || !is_probability(v->zoneout_h))
         return CLSTM_ERROR_SPEC;
     if (!(v->layer_norm_eps >= 0 && v->layer_norm_eps - v->layer_norm_eps == 0))
         return CLSTM_ERROR_SPEC;
@@ -49,7 +51,7 @@ int clstm_check_spec(const clstm_spec *s) {
         return CLSTM_ERROR_SPEC;
     if ((s->bias | 1) != 1 || (s->bidirectional | 1) != 1)
         return CLSTM_ERROR_SPEC;
-    if (!(s->dropout >= 0 && s->dropout <= 1))
+    if (!is_probability(s->dropout))
         return CLSTM_ERROR_SPEC;
     return network_is_plain(s) ? CLSTM_OK : check_variant(s);
 }

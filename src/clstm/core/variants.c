@@ -27,7 +27,8 @@ variant_cell variant_cell_of(const network *net, const layer_weights *w) {
                          .gain = w->gain,
                          .shift = w->shift,
                          .cell_slot = (int)(net->GH / net->H),
-                         .eps = v->layer_norm_eps};
+                         .eps = v->layer_norm_eps,
+                         .zoneout = v->zoneout_c};
     for (int which = GATE_I; which <= CELL_OUT; which++) {
         cell.function[which] = activation_of(net, which);
         cell.usual &=
@@ -55,8 +56,6 @@ void variant_step(const network *net, const layer_weights *w, const variant_step
                                  .c_row = g->step.z_row};
     net->k->gemm(&recurrent);
     net->k->variant->step(&g->step);
-    if (!network_projects(net))
-        return;
     const gemm_args projection = {.groups = 1,
                                   .M = g->rows,
                                   .N = net->P,
@@ -66,10 +65,18 @@ void variant_step(const network *net, const layer_weights *w, const variant_step
                                   .B = w->w_hr,
                                   .C = g->h_out,
                                   .c_row = g->h_out_row};
-    net->k->gemm(&projection);
-    const hidden_args h = {
-        .rows = g->rows, .n = net->P, .clip = net->spec->variant.proj_clip, .h = g->h_out, .h_row = g->h_out_row};
-    if (h.clip > 0)
+    if (network_projects(net))
+        net->k->gemm(&projection);
+    const hidden_args h = {.rows = g->rows,
+                           .n = net->P,
+                           .clip = net->spec->variant.proj_clip,
+                           .h = g->h_out,
+                           .h_row = g->h_out_row,
+                           .zoneout = net->spec->variant.zoneout_h,
+                           .stays = g->stays,
+                           .h_prev = g->h,
+                           .h_prev_row = g->h_row};
+    if (h.clip > 0 || h.zoneout > 0)
         net->k->variant->hidden(&h);
 }
 
@@ -82,6 +89,8 @@ void variant_step_grad(const network *net, const layer_weights *w, const variant
                                  .A = g->dz_next,
                                  .a_row = net->GH,
                                  .B = w->w_hh_panels,
+                                 .init = g->held,
+                                 .init_row = net->P,
                                  .C = g->dh_next,
                                  .c_row = g->dh_next_row};
     if (g->dz_next)
@@ -93,6 +102,8 @@ void variant_step_grad(const network *net, const layer_weights *w, const variant
                                      .dy_row = g->dy_row,
                                      .dh_next = g->dh_next,
                                      .dh_next_row = g->dh_next_row,
+                                     .stays = g->stays,
+                                     .held = g->held,
                                      .h = g->h,
                                      .h_row = g->h_row,
                                      .dh = projects ? g->dh_clipped : g->step.dout,

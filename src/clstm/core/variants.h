@@ -13,6 +13,7 @@ typedef struct variant_step_args {
     idx h_row;
     void *h_out; /* (rows, P); step.out, unless there is a projection */
     idx h_out_row;
+    const void *stays; /* (rows, P) contiguous: 1 where zoneout keeps h, else 0; NULL: the expectation */
     variant_args step; /* z may be the products */
 } variant_step_args;
 
@@ -27,6 +28,8 @@ typedef struct variant_step_grad_args {
     idx dy_row;
     const void *h; /* (rows, P) of this step */
     idx h_row;
+    const void *stays; /* as in the step; or NULL */
+    void *held; /* (rows, P) contiguous, in and out: what zoneout passes on to the h of the step before; or NULL */
     void *dh_clipped; /* of a projection: (rows, P) contiguous, gradient on W_hr out */
     variant_grad_args step;
 } variant_step_grad_args;
