@@ -3,15 +3,19 @@
  *
  *     dz_t (rows, 4H) from dh_t = dy_t + dz_{t+1} W_hh, and dx_t = dz_t W_ih
  *
- * then every thread takes some rows of the weights, and dW += dz' [x | h_before | 1] runs over the whole chunk. Each
- * element of dW is one chain over all steps and rows in the order visited, whatever the chunks and the threads.
+ * or, where rows are too few, threads share the hidden units of dz_t and the steps of dx. Then every thread takes some
+ * rows of the weights, and dW += dz' [x | h_before | 1] runs over the whole chunk. Each element of dW is one chain over
+ * all steps and rows in the order visited, whatever the chunks and the threads.
  *
  * Variants have GH rows of weights for 4H, and P features of h for H; see network.h. */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "dropout.h"
+#include "fpmode.h"
 #include "interrupt.h"
 #include "network.h"
+#include "spin.h"
 #include "threads.h"
 #include "variants.h"
 
@@ -44,6 +48,7 @@ typedef struct backward_call {
     idx T, B;
     idx steps; /* of a chunk */
     row_split row_parts;
+    idx pieces; /* of the units of a step, for as many threads; 1: threads split the rows instead */
     idx weight_parts;
     backward_scratch s;
     interruption *interruption;
@@ -193,15 +198,17 @@ static void variant_grad_rows(const backward_pass *d, idx s, idx begin, idx end,
     variant_step_grad(net, &d->w, &g);
 }
 
-/* dz of rows begin .. end at visited step s. has_after: the following step was valid too; has_before: so was the one
- * before, else the row began here. */
-static void grad_rows(const backward_pass *d, idx s, idx begin, idx end, int has_after, int has_before) {
+/* dz of rows begin .. end at visited step s, of some hidden units. has_after: the following step was valid too;
+ * has_before: so was the one before, else the row began here. */
+static void grad_rows(const backward_pass *d, idx s, idx begin, idx end, int has_after, int has_before, range units) {
     const backward_call *b = d->b;
     const network *net = &b->net;
     const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1;
     const plane c_prev = has_before ? d->c : d->c0;
     const cell_grad_args g = {.rows = end - begin,
                               .H = net->H,
+                              .first_unit = units.begin,
+                              .end_unit = units.end,
                               .dz_next = has_after ? dz_at(d, s - 1, begin) : NULL,
                               .dz_next_row = 4 * net->H,
                               .w_hh = d->w.w_hh_panels,
@@ -315,16 +322,15 @@ static void dx_product(const backward_pass *d, idx s0, idx s1, idx begin, idx en
         net->k->gemm(&g);
 }
 
-/* dx of the chunk's rows begin .. end: all steps at once if all rows are valid, else step by step; 0 in the padding. */
-static void input_gradients(const backward_pass *d, idx begin, idx end) {
+/* dx of rows begin .. end of visited steps s0 .. s1: all steps at once if all rows are valid, else step by step; 0 in
+ * the padding. */
+static void input_gradients(const backward_pass *d, idx s0, idx s1, idx begin, idx end) {
     const backward_call *b = d->b;
-    if (!d->dx.p)
-        return;
-    if (b->s.offset[d->s1 - d->s0] == (d->s1 - d->s0) * b->B) {
-        dx_product(d, d->s0, d->s1, begin, end);
+    if (b->s.offset[s1 - d->s0] - b->s.offset[s0 - d->s0] == (s1 - s0) * b->B) {
+        dx_product(d, s0, s1, begin, end);
         return;
     }
-    for (idx s = d->s0; s < d->s1; s++) {
+    for (idx s = s0; s < s1; s++) {
         const idx t = time_of(d, s), valid = begin + active_rows(b->s.active, b->T, t, begin, end - begin);
         dx_product(d, s, s + 1, begin, valid);
         for (idx row = valid; row < end && !d->adds_dx; row++)
@@ -332,12 +338,39 @@ static void input_gradients(const backward_pass *d, idx begin, idx end) {
     }
 }
 
+/* What the products of dW and dx need dz for, but no other step: of rows begin .. end of visited steps s0 .. s1. */
+static void step_inputs(const backward_pass *d, idx s0, idx s1, idx begin, idx end) {
+    const backward_call *b = d->b;
+    const idx all_rows = b->s.offset[d->s1 - d->s0];
+    for (idx s = s0; s < s1 && d->dparams; s++) {
+        const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1;
+        const idx n = begin + active_rows(b->s.active, b->T, t, begin, end - begin);
+        const idx n_before = begin + active_rows(b->s.active, b->T, before, begin, end - begin);
+        for (idx row = begin; row < n; row++) {
+            const idx r = b->s.offset[s - d->s0] + row;
+            put_inputs(d, all_rows, r, t, row, row < n_before);
+            if (network_projects(&b->net))
+                put_unprojected(d, all_rows, r, t, row);
+        }
+    }
+    if (d->dx.p && s0 < s1)
+        input_gradients(d, s0, s1, begin, end);
+}
+
+/* dz of the chunk's last step, for the chunk that follows. */
+static void keep_last_step(const backward_pass *d, idx begin, idx end) {
+    const backward_call *b = d->b;
+    const idx last = begin + active_rows(b->s.active, b->T, time_of(d, d->s1 - 1), begin, end - begin);
+    if (last > begin)
+        memcpy(dz_at(d, d->s0 - 1, begin), dz_at(d, d->s1 - 1, begin),
+               (size_t)((last - begin) * b->net.GH) * b->net.size);
+}
+
 static void chunk_rows(void *context, int part) {
     const backward_pass *d = context;
     const backward_call *b = d->b;
-    const network *net = &b->net;
-    const idx first = row_split_start(&b->row_parts, part), end = row_split_start(&b->row_parts, part + 1);
-    const idx all_rows = b->s.offset[d->s1 - d->s0];
+    const range rows = row_split_range(&b->row_parts, part), units = {0, b->net.H};
+    const idx first = rows.begin, end = rows.end;
     for (idx s = d->s0; s < d->s1; s++) {
         const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1, after = 2 * t - before;
         const idx n = first + active_rows(b->s.active, b->T, t, first, end - first);
@@ -347,21 +380,50 @@ static void chunk_rows(void *context, int part) {
         n_after = n_after < n ? n_after : n;
         /* of the two neighbours, one has all n rows: three runs at most, one of them empty */
         const idx low = n_before < n_after ? n_before : n_after, high = n_before < n_after ? n_after : n_before;
-        grad_rows(d, s, first, low, 1, 1);
-        grad_rows(d, s, low, high, n_after > low, n_before > low);
-        grad_rows(d, s, high, n, 0, 0);
+        grad_rows(d, s, first, low, 1, 1, units);
+        grad_rows(d, s, low, high, n_after > low, n_before > low, units);
+        grad_rows(d, s, high, n, 0, 0, units);
         initial_gradients(d, s, n_before, n);
-        for (idx row = first; row < n && d->dparams; row++) {
-            const idx r = b->s.offset[s - d->s0] + row;
-            put_inputs(d, all_rows, r, t, row, row < n_before);
-            if (network_projects(net))
-                put_unprojected(d, all_rows, r, t, row);
-        }
     }
-    input_gradients(d, first, end);
-    const idx last = first + active_rows(b->s.active, b->T, time_of(d, d->s1 - 1), first, end - first);
-    if (last > first)
-        memcpy(dz_at(d, d->s0 - 1, first), dz_at(d, d->s1 - 1, first), (size_t)((last - first) * net->GH) * net->size);
+    step_inputs(d, d->s0, d->s1, first, end);
+    keep_last_step(d, first, end);
+}
+
+/* ---- first half: units ---- */
+
+/* The steps of a chunk follow each other; the parts of a step are pieces of the units, and wait for those of the step
+ * before. Parts are claimed in order (threads.h), so whoever waits does so for running threads only. */
+typedef struct unit_team {
+    const backward_pass *d;
+    atomic_llong done; /* parts */
+} unit_team;
+
+static void team_part(void *context, int part) {
+    unit_team *team = context;
+    const backward_pass *d = team->d;
+    const backward_call *b = d->b;
+    const row_split units = {.B = b->net.H, .tile = b->net.k->panel, .parts = b->pieces};
+    const idx s = d->s0 + part / b->pieces;
+    spin_until(&team->done, part / b->pieces * b->pieces);
+    grad_rows(d, s, 0, b->B, s > 0, s < b->T - 1, row_split_range(&units, part % b->pieces));
+    atomic_fetch_add_explicit(&team->done, 1, memory_order_release);
+}
+
+static void chunk_steps(void *context, int part) {
+    const backward_pass *d = context;
+    const row_split steps = {.B = d->s1 - d->s0, .tile = 1, .parts = d->b->pieces};
+    const range of_part = row_split_range(&steps, part);
+    step_inputs(d, d->s0 + of_part.begin, d->s0 + of_part.end, 0, d->b->B);
+}
+
+static void chunk_units(backward_pass *d) {
+    const backward_call *b = d->b;
+    unit_team team = {.d = d};
+    clstm_team((int)b->pieces, (int)((d->s1 - d->s0) * b->pieces), team_part, &team);
+    clstm_parallel((int)b->pieces, chunk_steps, d);
+    if (d->s1 == b->T)
+        initial_gradients(d, d->s1 - 1, 0, b->B);
+    keep_last_step(d, 0, b->B);
 }
 
 /* ---- second half: weights ---- */
@@ -487,19 +549,22 @@ static void chunk_weights(void *context, int part) {
 }
 
 /* From dW (GH, [I | P | 1]) and dW_hr to the caller's arrays. */
-static void write_weights(const backward_pass *d) {
+static void write_weights(void *context, int part) {
+    const backward_pass *d = context;
     const network *net = &d->b->net;
+    const row_split gates = {.B = net->GH, .tile = 1, .parts = d->b->weight_parts};
+    const range rows = row_split_range(&gates, part);
     const idx width = round_up(d->columns, net->k->vl), hr_width = round_up(net->H, net->k->vl);
-    for (idx j = 0; j < net->GH; j++) {
+    for (idx j = rows.begin; j < rows.end; j++) {
         const void *row = at(net, d->b->s.dW, j * width);
         memcpy(at(net, d->dparams[0], j * d->I), row, (size_t)d->I * net->size);
         memcpy(at(net, d->dparams[1], j * net->P), at(net, row, d->I), (size_t)net->P * net->size);
         for (int bias = 0; bias < 2 * net->spec->bias && !network_normalizes(net); bias++)
             memcpy(at(net, d->dparams[2 + bias], j), at(net, row, d->I + net->P), net->size);
     }
-    if (network_normalizes(net) && net->spec->bias)
+    if (part == 0 && network_normalizes(net) && net->spec->bias)
         memcpy(d->dparams[3], d->dparams[2], (size_t)net->GH * net->size);
-    for (idx j = 0; j < net->P && network_projects(net); j++)
+    for (idx j = 0; j < net->P && part == 0 && network_projects(net); j++)
         memcpy(at(net, d->dparams[network_param_places(net->spec).weight_hr], j * net->H),
                at(net, d->b->s.dW_hr, j * hr_width), (size_t)net->H * net->size);
 }
@@ -552,12 +617,15 @@ static void run_direction(backward_pass *d) {
         for (idx s = d->s0; s < d->s1; s++)
             b->s.offset[s - d->s0 + 1] =
                 b->s.offset[s - d->s0] + active_rows(b->s.active, b->T, time_of(d, s), 0, b->B);
-        clstm_parallel((int)b->row_parts.parts, chunk_rows, d);
+        if (b->pieces > 1)
+            chunk_units(d);
+        else
+            clstm_parallel((int)b->row_parts.parts, chunk_rows, d);
         if (d->dparams)
             clstm_parallel((int)b->weight_parts, chunk_weights, d);
     }
     if (d->dparams)
-        write_weights(d);
+        clstm_parallel((int)b->weight_parts, write_weights, d);
 }
 
 /* sum (n) of the rows of a (B, n) gradient on initial states; 0 if the caller gave those. */
@@ -687,11 +755,14 @@ int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, c
         return status;
     b.row_parts = network_split_rows(&b.net, b.T, b.B);
     b.weight_parts = network_worth_parts(&b.net, b.T, b.B);
+    b.pieces = b.row_parts.parts > 1 || b.s.active ? 1 : network_split_units(&b.net, b.T, b.B);
     memset(b.s.zeros, 0, (size_t)zeros_needed(&b.net) * b.net.size);
     interruption interruption;
     b.interruption = &interruption;
     interruption_start(&interruption, grads->interrupt, grads->interrupt_context);
+    const fpmode caller = fpmode_enter();
     for (idx layer = b.net.L - 1; layer >= 0; layer--)
         backward_layer(&b, layer);
+    fpmode_leave(caller);
     return atomic_load(&interruption.ended) ? CLSTM_ERROR_INTERRUPTED : CLSTM_OK;
 }

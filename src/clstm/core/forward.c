@@ -217,9 +217,7 @@ static void run_stack(forward_call *f) {
         clstm_parallel((int)f->split.parts, forward_rows, f);
         return;
     }
-    const fpmode caller = fpmode_enter();
     forward_rows(f, 0);
-    fpmode_leave(caller);
 }
 
 /* ---- entry point ---- */
@@ -279,7 +277,9 @@ int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence
     interruption interruption;
     f.interruption = &interruption;
     interruption_start(&interruption, seq->interrupt, seq->interrupt_context);
+    const fpmode caller = fpmode_enter();
     run_stack(&f);
+    fpmode_leave(caller);
     if (!atomic_load(&interruption.ended))
         return CLSTM_OK;
     if (tape)

@@ -9,22 +9,17 @@
 #include "threads.h"
 #include "variants.h"
 
-/* Blocks of VL hidden units. */
-typedef struct unit_range {
-    idx begin, end;
-} unit_range;
-
 /* Input products of steps s .. s + steps in processing order, as (steps, rows, z_width). The longer of the two
  * axes gives the rows of the product's tiles. */
-static void input_products(const forward_pass *d, idx s, idx steps, unit_range units) {
+static void input_products(const forward_pass *d, idx s, idx steps, range blocks) {
     const network *net = &d->f->net;
-    const idx block = net->z_width / net->H_blocks, first = units.begin * block;
+    const idx block = net->z_width / net->H_blocks, first = blocks.begin * block;
     const idx t = d->reverse ? d->f->T - 1 - s : s, width = net->z_width;
     const idx in_step = d->reverse ? -d->in.time : d->in.time;
     const int by_time = steps > d->rows && in_step != d->rows * d->in.row;
     const gemm_args g = {.groups = by_time ? d->rows : steps,
                          .M = by_time ? steps : d->rows,
-                         .N = (units.end - units.begin) * block,
+                         .N = (blocks.end - blocks.begin) * block,
                          .K = d->I,
                          .A = plane_at(net, d->in, t, 0),
                          .a_group = by_time ? d->in.row : in_step,
@@ -79,7 +74,7 @@ static void variant_step_rows(const forward_pass *d, idx t, idx before, idx begi
 }
 
 /* Rows begin .. end of step t; they continue from step `before`, or start from the initial state (before = -1). */
-static void step_rows(const forward_pass *d, idx t, idx before, idx begin, idx end, unit_range units) {
+static void step_rows(const forward_pass *d, idx t, idx before, idx begin, idx end, range blocks) {
     const network *net = &d->f->net;
     const idx width = net->z_width;
     if (begin >= end)
@@ -92,8 +87,8 @@ static void step_rows(const forward_pass *d, idx t, idx before, idx begin, idx e
     const void *products = step_products(d, t);
     cell_args g = {.rows = end - begin,
                    .H = net->H,
-                   .first_block = units.begin,
-                   .end_block = units.end,
+                   .first_block = blocks.begin,
+                   .end_block = blocks.end,
                    .init = products ? at(net, products, begin * width) : d->w.bias,
                    .init_row = products ? width : 0,
                    .x = plane_at(net, d->in, t, begin),
@@ -124,7 +119,7 @@ void forward_pass_run(const forward_pass *d) {
     const forward_call *f = d->f;
     const network *net = &f->net;
     const idx T = f->T, H = net->H, P = net->P;
-    const unit_range all = {0, net->H_blocks};
+    const range all = {0, net->H_blocks};
     const plane hn = plane_of(d->hn, 0, P), cn = plane_of(d->cn, 0, H);
     const idx ever = active_rows(f->s.active, T, 0, d->first, d->rows); /* rows with any step at all */
     if (d->hn)
@@ -169,9 +164,9 @@ typedef struct unit_team {
     atomic_llong done; /* parts */
 } unit_team;
 
-static void team_step(const forward_pass *d, idx s, unit_range units) {
+static void team_step(const forward_pass *d, idx s, range blocks) {
     const idx t = d->reverse ? d->f->T - 1 - s : s;
-    step_rows(d, t, s == 0 ? -1 : d->reverse ? t + 1 : t - 1, 0, d->rows, units);
+    step_rows(d, t, s == 0 ? -1 : d->reverse ? t + 1 : t - 1, 0, d->rows, blocks);
 }
 
 static void team_part(void *context, int part) {
@@ -180,15 +175,15 @@ static void team_part(void *context, int part) {
     const forward_call *f = first->f;
     const idx stage = part / team->stage_parts, in_stage = part % team->stage_parts;
     const forward_pass *d = first + in_stage / f->pieces;
-    const idx piece = in_stage % f->pieces, blocks = f->net.H_blocks;
-    const unit_range units = {blocks * piece / f->pieces, blocks * (piece + 1) / f->pieces};
+    const row_split units = {.B = f->net.H_blocks, .tile = 1, .parts = f->pieces};
+    const range blocks = row_split_range(&units, in_stage % f->pieces);
     spin_until(&team->done, (long long)(stage * team->stage_parts));
     const idx per_chunk = f->chunk + 1, in_chunk = stage % per_chunk;
     const idx s = team->first + (f->chunk ? stage / per_chunk * f->chunk : stage), end = team->first + team->steps;
     if (f->chunk && in_chunk == 0)
-        input_products(d, s, end - s < f->chunk ? end - s : f->chunk, units);
+        input_products(d, s, end - s < f->chunk ? end - s : f->chunk, blocks);
     else
-        team_step(d, f->chunk ? s + in_chunk - 1 : s, units);
+        team_step(d, f->chunk ? s + in_chunk - 1 : s, blocks);
     atomic_fetch_add_explicit(&team->done, 1, memory_order_release);
 }
 

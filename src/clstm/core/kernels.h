@@ -55,7 +55,8 @@ typedef struct cell_args {
 /* One BPTT step: dh = dy + dh_next, where dh_next = dz_next W_hh, then the gradients on the pre-activations. */
 typedef struct cell_grad_args {
     idx rows, H;
-    const void *dz_next; /* (rows, 4H) of the following step; NULL: dh_next is given */
+    idx first_unit, end_unit; /* hidden units of this call: a multiple of the panel's columns; another one, or H */
+    const void *dz_next;      /* (rows, 4H) of the following step; NULL: dh_next is given */
     idx dz_next_row;
     const void *w_hh;    /* (4H, H) in gemm panels */
     const void *dh_next; /* (rows, H) */

@@ -181,6 +181,15 @@ static inline idx row_split_start(const row_split *s, idx part) {
     return start < s->B ? start : s->B;
 }
 
+typedef struct range {
+    idx begin, end;
+} range;
+
+static inline range row_split_range(const row_split *s, idx part) {
+    const range r = {row_split_start(s, part), row_split_start(s, part + 1)};
+    return r;
+}
+
 static inline idx row_split_most(const row_split *s) {
     const idx tiles = (s->B + s->tile - 1) / s->tile;
     return (tiles + s->parts - 1) / s->parts * s->tile;
