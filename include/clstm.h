@@ -126,6 +126,8 @@ typedef struct clstm_variant {
     double cell_clip;                /* > 0: limits c' */
     double proj_clip;                /* > 0, with a projection: limits h */
     double recurrent_dropout;        /* 0..1, on g in training */
+    double variational_dropout_x;    /* 0..1, on a layer's input in training: one mask for all steps of a row */
+    double variational_dropout_h;    /* 0..1, the same on h in the recurrent product */
     double zoneout_c, zoneout_h;     /* 0..1: how likely an element of c or h keeps its old value in training */
     double layer_norm_eps; /* > 0: layer normalisation of the gates and of c' in the output, with this epsilon */
 } clstm_variant;

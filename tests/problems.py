@@ -129,7 +129,7 @@ def variant_problems(draw, smooth=False, zoneout=False, **drawn):
     return problem._replace(variant=options)
 
 
-REGULARIZERS = ("recurrent_dropout", "zoneout_c", "zoneout_h")
+REGULARIZERS = ("recurrent_dropout", "variational_dropout_x", "variational_dropout_h", "zoneout_c", "zoneout_h")
 
 
 def regularizers():

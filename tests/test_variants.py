@@ -427,6 +427,42 @@ def test_zoneout_of_all_keeps_the_state():
     assert not any(array.any() for array in grads.values())
 
 
+def test_variational_dropout_has_one_mask_for_all_steps_of_a_row():
+    x = np.random.default_rng(0).standard_normal((6, 50, 40)).astype(np.float32)
+    state = tuple(np.random.default_rng(1).standard_normal((2, 1, 50, 30)).astype(np.float32))
+    plain, scale = clstm.LSTM(40, 30, seed=0), np.float32(1 / 0.7)
+
+    on_x = clstm.LSTM(40, 30, seed=0, variational_dropout_x=0.3)
+    y, _, tape = on_x.forward(x)
+    kept = on_x.backward(tape, np.ones_like(y))[0] != 0
+    assert np.all(kept == kept[0])
+    assert_same_bytes(y, plain(x * kept * scale)[0])
+    assert_same_bytes(on_x(x)[0], plain(x)[0])
+
+    on_h = clstm.LSTM(40, 30, seed=0, variational_dropout_h=0.3)
+    y, _, tape = on_h.forward(x, state)
+    kept_h = on_h.backward(tape, np.ones_like(y))[1][0] != 0
+    for t in range(6):
+        y_t, state = plain(x[t : t + 1], (state[0] * kept_h * scale, state[1]))
+        assert_same_bytes(y[t], y_t[0])
+
+    for mask in (kept[0], kept_h[0]):  # each row and feature has masks of its own
+        assert np.all(np.abs(mask.mean(0) - 0.7) < 0.25)
+        assert np.all(np.abs(mask.mean(1) - 0.7) < 0.3)
+        assert abs(mask.mean() - 0.7) < 0.05
+
+
+def test_variational_dropout_differs_between_layers_and_directions():
+    lstm = clstm.LSTM(40, 40, 2, bidirectional=True, variational_dropout_x=0.5, variational_dropout_h=0.5, seed=0)
+    y, _, tape = lstm.forward(np.ones((9, 1, 40)), (np.ones((4, 1, 40)), np.ones((4, 1, 40))))
+    dx, (dh_0, _), grads = lstm.backward(tape, np.ones_like(y))
+    below, above = dx[0, 0] != 0, np.any(grads["weight_ih_l1"] != 0, axis=0)
+    masks = [below, above[:40], above[40:], *(dh_0[:, 0] != 0)]
+    for i, mask in enumerate(masks):
+        assert 0.2 < mask.mean() < 0.8
+        assert all(0.2 < np.mean(mask == other) < 0.8 for other in masks[:i])
+
+
 def test_directions_and_layers_have_masks_of_their_own():
     masks, _ = recurrent_masks(0.5, 30, 20, 10, bidirectional=True)
     forward, reverse = masks[..., :10] > 0.5, np.diff(masks[..., 10:], axis=0) != 0

@@ -80,6 +80,9 @@ class LSTM(Module):
     recurrent_dropout : float, default 0.0
         Probability of zeroing an element of g, at every step, in `forward` only; the others are scaled by
         1 / (1 - recurrent_dropout) (Semeniuta et al. 2016).
+    variational_dropout_x, variational_dropout_h : float, default 0.0
+        Probability of zeroing an input of each layer, or an element of h in the recurrent product, at all steps of a
+        sequence, in `forward` only; the others are scaled by 1 / (1 - p) (Gal & Ghahramani 2016).
     zoneout_c, zoneout_h : float, default 0.0
         Probability that an element of c or h keeps its old value at a step, in `forward`; plain calls mix old and new
         by it (Krueger et al. 2017).
@@ -148,6 +151,8 @@ class LSTM(Module):
     proj_clip: float | None
     learn_initial_state: bool
     recurrent_dropout: float
+    variational_dropout_x: float
+    variational_dropout_h: float
     zoneout_c: float
     zoneout_h: float
     layer_norm: bool
@@ -173,6 +178,8 @@ class LSTM(Module):
         proj_clip: float | None = None,
         learn_initial_state: bool = False,
         recurrent_dropout: float = 0.0,
+        variational_dropout_x: float = 0.0,
+        variational_dropout_h: float = 0.0,
         zoneout_c: float = 0.0,
         zoneout_h: float = 0.0,
         layer_norm: bool = False,

@@ -29,6 +29,7 @@ _KINDS = {name: kind for kind, name in enumerate(ACTIVATIONS, start=1)}
 _USUAL = {"i": "sigmoid", "f": "sigmoid", "g": "tanh", "o": "sigmoid", "h": "tanh"}
 _COUPLINGS = {None: 0, "forget": 1, "input": 2}
 _NO_FORGET_GATE = 3
+_PROBABILITIES = ("recurrent_dropout", "variational_dropout_x", "variational_dropout_h", "zoneout_c", "zoneout_h")
 
 Activation = str | tuple[Any, ...]
 
@@ -46,6 +47,8 @@ class Variant(NamedTuple):
     proj_clip: float | None = None
     learn_initial_state: bool = False
     recurrent_dropout: float = 0.0
+    variational_dropout_x: float = 0.0
+    variational_dropout_h: float = 0.0
     zoneout_c: float = 0.0
     zoneout_h: float = 0.0
     layer_norm: bool = False
@@ -65,9 +68,7 @@ class Variant(NamedTuple):
             cell_clip=_as_limit("cell_clip", given.cell_clip),
             proj_clip=_as_limit("proj_clip", given.proj_clip),
             learn_initial_state=as_flag("learn_initial_state", given.learn_initial_state),
-            recurrent_dropout=as_probability("recurrent_dropout", given.recurrent_dropout),
-            zoneout_c=as_probability("zoneout_c", given.zoneout_c),
-            zoneout_h=as_probability("zoneout_h", given.zoneout_h),
+            **{name: as_probability(name, getattr(given, name)) for name in _PROBABILITIES},
             layer_norm=as_flag("layer_norm", given.layer_norm),
             layer_norm_eps=_as_positive("layer_norm_eps", given.layer_norm_eps),
         )
@@ -91,7 +92,7 @@ class Variant(NamedTuple):
     @property
     def is_random(self) -> bool:
         """Whether training draws masks."""
-        return max(self.recurrent_dropout, self.zoneout_c, self.zoneout_h) > 0
+        return any(getattr(self, name) > 0 for name in _PROBABILITIES)
 
     def parameter_shapes(
         self, layer_input: int, hidden_size: int, bias: bool
@@ -130,9 +131,7 @@ class Variant(NamedTuple):
             "proj_size": self.proj_size,
             "peepholes": self.peepholes,
             "learned_state": self.learn_initial_state,
-            "recurrent_dropout": self.recurrent_dropout,
-            "zoneout_c": self.zoneout_c,
-            "zoneout_h": self.zoneout_h,
+            **{name: getattr(self, name) for name in _PROBABILITIES},
             "layer_norm_eps": self.layer_norm_eps if self.layer_norm else 0.0,
             "coupling": _COUPLINGS[self.coupling] if self.forget_gate else _NO_FORGET_GATE,
             "activations": [_activation_spec(functions.get(place)) for place in _USUAL],

@@ -50,9 +50,11 @@ enum { PROBLEMS = SLOW ? 20 : 60 };
 static void same_bits(int dtype) {
     for (int i = 0; i < PROBLEMS; i++) {
         problem p = nth_problem(i, dtype, 0);
-        const int zoneout = i % 3 == 2;
-        p.spec.variant.zoneout_c = zoneout ? 0.3 : 0;
-        p.spec.variant.zoneout_h = zoneout ? 0.2 : 0;
+        const int random = i % 3 == 2;
+        p.spec.variant.zoneout_c = random ? 0.3 : 0;
+        p.spec.variant.zoneout_h = random ? 0.2 : 0;
+        p.spec.variant.variational_dropout_x = random ? 0.2 : 0;
+        p.spec.variant.variational_dropout_h = random ? 0.3 : 0;
         problem_make(&p);
         CHECK(clstm_set_isa("portable") == CLSTM_OK && clstm_set_num_threads(1) == CLSTM_OK);
         results portable = train(&p), expectation = infer(&p);
@@ -61,7 +63,7 @@ static void same_bits(int dtype) {
             CHECK(clstm_set_num_threads(1 + (i + isa) % 4) == CLSTM_OK);
             results r = train(&p), inferred = infer(&p);
             CHECK_PROBLEM(&p, same_results(&r, &portable));
-            CHECK_PROBLEM(&p, memcmp(zoneout ? expectation.p : r.p, inferred.p, r.dx) == 0);
+            CHECK_PROBLEM(&p, memcmp(random ? expectation.p : r.p, inferred.p, r.dx) == 0);
             free(r.p);
             free(inferred.p);
         }
@@ -128,6 +130,8 @@ static void gradients_are_derivatives(void) {
         problem p = nth_problem(i, CLSTM_FLOAT64, 1);
         p.spec.variant.recurrent_dropout = i % 5 == 4 ? 0.3 : 0;
         p.spec.variant.zoneout_c = i % 3 == 1 ? 0.4 : 0;
+        p.spec.variant.variational_dropout_x = i % 7 > 4 ? 0.3 : 0;
+        p.spec.variant.variational_dropout_h = i % 5 > 2 ? 0.2 : 0;
         p.spec.variant.zoneout_h = i % 4 > 1 ? 0.3 : 0;
         problem_make(&p);
         results r = train(&p);
@@ -158,6 +162,8 @@ static void specs_are_checked(void) {
                                    {.cell_clip = -1},
                                    {.recurrent_dropout = 1.5},
                                    {.zoneout_c = -0.5},
+                                   {.variational_dropout_x = 2},
+                                   {.variational_dropout_h = -1},
                                    {.zoneout_h = NAN},
                                    {.layer_norm_eps = -1},
                                    {.layer_norm_eps = INFINITY},

@@ -34,6 +34,7 @@ typedef struct backward_scratch {
     void *dh, *dout;                      /* of a variant: (B, P) and (B, H) */
     void *dh0;                            /* of a learned initial state: (B, P) */
     step_masks masks;                     /* (B rows) */
+    void *masked_h;                       /* of variational dropout: (B, P) */
     void *held;                           /* of zoneout: (B, P), what the h of the step before gets directly */
     void *normed, *dnormed;               /* of layer normalisation: (chunk rows, G + 1, width) */
     void *dh_clipped;                     /* of a projection: (chunk rows, P) */
@@ -87,6 +88,7 @@ static void take_variant_scratch(arena *m, backward_call *b, idx rows) {
     b->s.dh = arena_take(m, net->size, b->B, P, 1);
     b->s.dout = arena_take(m, net->size, b->B, H, 1);
     b->s.masks = dropout_take_masks(m, net, b->B);
+    b->s.masked_h = net->spec->variant.variational_dropout_h > 0 ? arena_take(m, net->size, b->B, P, 1) : NULL;
     b->s.held = net->spec->variant.zoneout_h > 0 ? arena_take(m, net->size, b->B, P, 1) : NULL;
     b->s.normed = network_normalizes(net) ? arena_take(m, net->size, rows, network_normed(net), 1) : NULL;
     b->s.dnormed = network_normalizes(net) ? arena_take(m, net->size, rows, network_normed(net), 1) : NULL;
@@ -158,6 +160,11 @@ static void *held_at(const backward_call *b, idx row) {
     return b->s.held ? at(&b->net, b->s.held, row * b->net.P) : NULL;
 }
 
+/* Row `row` of the factors on h; NULL without. */
+static void *factors_at(const backward_call *b, idx row) {
+    return b->s.masks.recurrent ? at(&b->net, b->s.masks.recurrent, row * b->net.P) : NULL;
+}
+
 /* grad_rows of a variant. */
 static void variant_grad_rows(const backward_pass *d, idx s, idx begin, idx end, int has_after, int has_before) {
     const backward_call *b = d->b;
@@ -177,6 +184,7 @@ static void variant_grad_rows(const backward_pass *d, idx s, idx begin, idx end,
                                       .h_row = d->h.row,
                                       .stays = masks.h,
                                       .held = held_at(b, begin),
+                                      .factors = masks.recurrent,
                                       .dh_clipped = network_projects(net) ? at(net, b->s.dh_clipped, r * net->P) : NULL,
                                       .step = {.cell = &d->cell,
                                                .rows = end - begin,
@@ -235,19 +243,14 @@ static void grad_rows(const backward_pass *d, idx s, idx begin, idx end, int has
 /* dh_0 = dz W_hh, and what zoneout passes on, of rows begin .. end, which began at visited step s. */
 static void initial_gradients(const backward_pass *d, idx s, idx begin, idx end) {
     const network *net = &d->b->net;
-    const gemm_args g = {.groups = 1,
-                         .M = end - begin,
-                         .N = net->P,
-                         .K = net->GH,
-                         .A = dz_at(d, s, begin),
-                         .a_row = net->GH,
-                         .B = d->w.w_hh_panels,
-                         .init = held_at(d->b, begin),
-                         .init_row = net->P,
-                         .C = plane_at(net, d->dh0, 0, begin),
-                         .c_row = d->dh0.row};
+    const recurrent_grad_args g = {.rows = end - begin,
+                                   .dz = dz_at(d, s, begin),
+                                   .held = held_at(d->b, begin),
+                                   .factors = factors_at(d->b, begin),
+                                   .dh = plane_at(net, d->dh0, 0, begin),
+                                   .dh_row = d->dh0.row};
     if (begin < end && d->dh0.p)
-        net->k->gemm(&g);
+        variant_recurrent_grad(net, &d->w, &g);
 }
 
 /* A (rows, columns) matrix in gemm panels; its columns are rounded up to VL. */
@@ -276,6 +279,18 @@ static void put_padding(const backward_pass *d, const panels *to, idx r) {
         put_columns(net, to, r, col, d->b->s.zeros, 1);
 }
 
+/* The h that the recurrent product saw at a row; all steps of a chunk have the same factors. */
+static const void *masked_h(const backward_pass *d, idx row, const void *h) {
+    const backward_call *b = d->b;
+    const idx P = b->net.P;
+    if (!b->s.masked_h)
+        return h;
+    const product_args g = {
+        .rows = 1, .n = P, .a = factors_at(b, row), .b = h, .to = at(&b->net, b->s.masked_h, row * P)};
+    b->net.k->variant->product(&g);
+    return g.to;
+}
+
 /* [x | h_before | 1 | 0] of a row of step t. */
 static void put_inputs(const backward_pass *d, idx rows, idx r, idx t, idx row, int has_before) {
     const network *net = &d->b->net;
@@ -285,7 +300,7 @@ static void put_inputs(const backward_pass *d, idx rows, idx r, idx t, idx row, 
     const double one_f64 = 1;
     const void *h = has_before ? plane_at(net, d->h, before, row) : plane_at(net, d->h0, 0, row);
     put_columns(net, &to, r, 0, plane_at(net, d->x, t, row), d->I);
-    put_columns(net, &to, r, d->I, h, net->P);
+    put_columns(net, &to, r, d->I, masked_h(d, row, h), net->P);
     put_columns(net, &to, r, d->I + net->P, net->size == 4 ? (const void *)&one_f32 : (const void *)&one_f64, 1);
     put_padding(d, &to, r);
 }
@@ -673,10 +688,12 @@ static plane layer_dx(const backward_call *b, idx layer) {
 static void undrop(void *context, int part) {
     const backward_pass *d = context;
     const backward_call *b = d->b;
-    const idx first = b->T * part / b->row_parts.parts, end = b->T * (part + 1) / b->row_parts.parts;
-    const idx step = b->B * d->I;
-    void *dx = at(&b->net, d->dx.p, first * step);
-    dropout_apply(&b->net, b->head.header->seed, d->layer - 1, (uint64_t)(first * step), (end - first) * step, dx, dx);
+    const range rows = row_split_range(&b->row_parts, part);
+    for (idx t = 0; t < b->T; t++)
+        for (idx row = rows.begin; row < rows.end; row++) {
+            void *dx = plane_at(&b->net, d->dx, t, row);
+            dropout_apply(&b->net, b->head.header->seed, d->layer, t, b->B, row, dx, dx);
+        }
 }
 
 static void backward_layer(const backward_call *b, idx layer) {
@@ -715,7 +732,7 @@ static void backward_layer(const backward_call *b, idx layer) {
         if (g->dc0)
             memcpy(at(net, g->dc0, index * c_states), b->s.dc, (size_t)c_states * net->size);
     }
-    if (layer > 0 && net->spec->dropout > 0)
+    if (d.dx.p && network_drops(net, layer))
         clstm_parallel((int)b->row_parts.parts, undrop, &d);
 }
 

@@ -16,9 +16,8 @@ static int keeps(uint64_t key, uint64_t i, double p) {
     return (double)(mix(key + golden * (i + 1)) >> 11) * 0x1p-53 >= p;
 }
 
-void dropout_apply(const network *net, uint64_t seed, idx layer, uint64_t first, idx n, const void *from, void *to) {
-    const double p = net->spec->dropout;
-    const uint64_t key = key_of(seed, layer);
+/* to = from * mask / (1 - p) for n elements, the first of which has number `first` in a stream. */
+static void apply(const network *net, uint64_t key, double p, uint64_t first, idx n, const void *from, void *to) {
     for (idx j = 0; j < n; j++) {
         const int keep = keeps(key, first + (uint64_t)j, p);
         if (net->spec->dtype == CLSTM_FLOAT32)
@@ -28,8 +27,23 @@ void dropout_apply(const network *net, uint64_t seed, idx layer, uint64_t first,
     }
 }
 
-/* The streams of the layers' outputs come first, then each kind has one for each layer and direction. */
-enum mask_kind { MASK_G, MASK_C, MASK_H };
+/* Streams: of the outputs of each layer; of kinds of masks, for each layer and direction. */
+enum mask_kind { MASK_G, MASK_C, MASK_H, MASK_RECURRENT, MASK_X };
+
+static idx stream_of(const network *net, enum mask_kind kind, idx index) {
+    return net->L + (idx)kind * net->L * net->D + index;
+}
+
+void dropout_apply(const network *net, uint64_t seed, idx layer, idx t, idx B, idx row, const void *from, void *to) {
+    const idx n = network_layer_input(net, layer);
+    const double p = net->spec->dropout, p_row = net->spec->variant.variational_dropout_x;
+    if (layer > 0 && p > 0) {
+        apply(net, key_of(seed, layer - 1), p, (uint64_t)((t * B + row) * n), n, from, to);
+        from = to;
+    }
+    if (p_row > 0)
+        apply(net, key_of(seed, stream_of(net, MASK_X, layer)), p_row, (uint64_t)(row * n), n, from, to);
+}
 
 /* n elements from number `first` on: `kept`, or with probability p `dropped`. */
 static void draw(const network *net, uint64_t seed, idx stream, double p, double kept, double dropped, uint64_t first,
@@ -47,6 +61,8 @@ static void draw(const network *net, uint64_t seed, idx stream, double p, double
 step_masks dropout_take_masks(arena *m, const network *net, idx rows) {
     const clstm_variant *v = &net->spec->variant;
     step_masks all = {0};
+    if (v->variational_dropout_h > 0)
+        all.recurrent = arena_take(m, net->size, rows, net->P, 1);
     if (v->recurrent_dropout > 0)
         all.g = arena_take(m, net->size, rows, net->H, 1);
     if (v->zoneout_c > 0)
@@ -59,20 +75,25 @@ step_masks dropout_take_masks(arena *m, const network *net, idx rows) {
 step_masks dropout_draw_masks(const network *net, const step_masks *all, uint64_t seed, idx index, idx t, idx B,
                               idx first, idx rows) {
     const clstm_variant *v = &net->spec->variant;
-    const idx H = net->H, P = net->P, row = t * B + first, stream = net->L + index, kinds = net->L * net->D;
+    const idx H = net->H, P = net->P, row = t * B + first;
     step_masks masks = {0};
+    if (all->recurrent) {
+        masks.recurrent = at(net, all->recurrent, first * P);
+        draw(net, seed, stream_of(net, MASK_RECURRENT, index), v->variational_dropout_h,
+             1 / (1 - v->variational_dropout_h), 0, (uint64_t)(first * P), rows * P, masks.recurrent);
+    }
     if (all->g) {
         masks.g = at(net, all->g, first * H);
-        draw(net, seed, stream + MASK_G * kinds, v->recurrent_dropout, 1 / (1 - v->recurrent_dropout), 0,
+        draw(net, seed, stream_of(net, MASK_G, index), v->recurrent_dropout, 1 / (1 - v->recurrent_dropout), 0,
              (uint64_t)(row * H), rows * H, masks.g);
     }
     if (all->c) {
         masks.c = at(net, all->c, first * H);
-        draw(net, seed, stream + MASK_C * kinds, v->zoneout_c, 0, 1, (uint64_t)(row * H), rows * H, masks.c);
+        draw(net, seed, stream_of(net, MASK_C, index), v->zoneout_c, 0, 1, (uint64_t)(row * H), rows * H, masks.c);
     }
     if (all->h) {
         masks.h = at(net, all->h, first * P);
-        draw(net, seed, stream + MASK_H * kinds, v->zoneout_h, 0, 1, (uint64_t)(row * P), rows * P, masks.h);
+        draw(net, seed, stream_of(net, MASK_H, index), v->zoneout_h, 0, 1, (uint64_t)(row * P), rows * P, masks.h);
     }
     return masks;
 }

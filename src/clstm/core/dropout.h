@@ -6,13 +6,15 @@
 
 #include "network.h"
 
-/* to = from * mask / (1 - p) for n elements, the first of which has number `first` within the call. to may be from. */
-void dropout_apply(const network *net, uint64_t seed, idx layer, uint64_t first, idx n, const void *from, void *to);
+/* to = from * mask / (1 - p), for the input of a layer at row `row` of step t, of a batch of B, or for the gradient on
+ * it. With variational dropout, times a mask of the row that is the same at every step. to may be from. */
+void dropout_apply(const network *net, uint64_t seed, idx layer, idx t, idx B, idx row, const void *from, void *to);
 
 /* What is drawn for rows of one step, each contiguous; NULL: nothing. */
 typedef struct step_masks {
-    void *g;     /* (rows, H) factors on g: 0 or 1 / (1 - p) */
-    void *c, *h; /* (rows, H) and (rows, P): 1 where zoneout keeps the old value, else 0 */
+    void *recurrent; /* (rows, P) factors on h in the recurrent product, the same at every step: 0 or 1 / (1 - p) */
+    void *g;         /* (rows, H) factors on g: 0 or 1 / (1 - p) */
+    void *c, *h;     /* (rows, H) and (rows, P): 1 where zoneout keeps the old value, else 0 */
 } step_masks;
 
 /* Room for the masks of `rows` rows, as far as the network draws them in training. */

@@ -128,12 +128,14 @@ static plane dropped_output(const forward_call *f, idx layer, idx first, idx row
     const plane to =
         plane_of(at(net, network_tape_dropped(net, f->tape, f->T, f->B, layer), first * DP), f->B * DP, DP);
     for (idx t = 0; t < f->T; t++)
-        dropout_apply(net, f->seq->seed, layer, (uint64_t)((t * f->B + first) * DP), rows * DP,
-                      plane_at(net, out, t, 0), plane_at(net, to, t, 0));
+        for (idx row = 0; row < rows; row++)
+            dropout_apply(net, f->seq->seed, layer + 1, t, f->B, first + row, plane_at(net, out, t, row),
+                          plane_at(net, to, t, row));
     return to;
 }
 
-/* What the first layer reads: x itself, or with a tape the copy of it that the tape keeps (padding becomes 0). */
+/* What the first layer reads: x itself, or with a tape the copy of it that the tape keeps, with dropout (padding
+ * becomes 0). */
 static plane first_input(const forward_call *f, idx first, idx rows) {
     const network *net = &f->net;
     const clstm_sequence *q = f->seq;
@@ -145,6 +147,9 @@ static plane first_input(const forward_call *f, idx first, idx rows) {
     for (idx t = 0; t < f->T; t++) {
         const idx n = active_rows(f->s.active, f->T, t, first, rows);
         copy_rows(net, x, t, copy, t, 0, n, net->I);
+        for (idx row = 0; row < n && network_drops(net, 0); row++)
+            dropout_apply(net, f->seq->seed, 0, t, f->B, first + row, plane_at(net, copy, t, row),
+                          plane_at(net, copy, t, row));
         zero_rows(net, copy, t, n, rows, net->I);
     }
     return copy;
@@ -207,7 +212,8 @@ static void forward_rows(void *context, int part) {
             forward_pass_run(&d[direction]);
         if (f->pieces > 1)
             forward_pass_run_team(d);
-        in = f->tape && net->spec->dropout > 0 && layer < net->L - 1 ? dropped_output(f, layer, first, rows, out) : out;
+        in = f->tape && layer < net->L - 1 && network_drops(net, layer + 1) ? dropped_output(f, layer, first, rows, out)
+                                                                            : out;
     }
 }
 

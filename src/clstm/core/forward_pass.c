@@ -57,6 +57,7 @@ static void variant_step_rows(const forward_pass *d, idx t, idx before, idx begi
         .h_out = plane_at(net, d->out, t, begin),
         .h_out_row = d->out.row,
         .stays = masks.h,
+        .factors = masks.recurrent,
         .step = {.cell = &d->cell,
                  .rows = end - begin,
                  .z = plane_at(net, z, t, begin),

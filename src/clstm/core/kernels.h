@@ -184,12 +184,22 @@ typedef struct sum_args {
     void *sum;
 } sum_args;
 
+/* to = a b + add; all (rows, n). */
+typedef struct product_args {
+    idx rows, n;
+    const void *a, *b, *add; /* add: NULL: zeros */
+    idx a_row, b_row, add_row;
+    void *to; /* may be any of them */
+    idx to_row;
+} product_args;
+
 typedef struct variant_kernels {
     void (*step)(const variant_args *);
     void (*step_grad)(const variant_grad_args *);
     void (*hidden)(const hidden_args *);
     void (*hidden_grad)(const hidden_grad_args *);
     void (*sum_products)(const sum_args *);
+    void (*product)(const product_args *);
 } variant_kernels;
 
 typedef struct kernels {

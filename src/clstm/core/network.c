@@ -32,8 +32,11 @@ static int check_variant(const clstm_spec *s) {
             !(f->beta - f->beta == 0))
             return CLSTM_ERROR_SPEC;
     }
-    if (!is_probability(v->recurrent_dropout) || !is_probability(v->zoneout_c) || !is_probability(v->zoneout_h))
-        return CLSTM_ERROR_SPEC;
+    const double probabilities[] = {v->recurrent_dropout, v->variational_dropout_x, v->variational_dropout_h,
+                                    v->zoneout_c, v->zoneout_h};
+    for (size_t i = 0; i < sizeof probabilities / sizeof *probabilities; i++)
+        if (!is_probability(probabilities[i]))
+            return CLSTM_ERROR_SPEC;
     if (!(v->layer_norm_eps >= 0 && v->layer_norm_eps - v->layer_norm_eps == 0))
         return CLSTM_ERROR_SPEC;
     return v->clip >= 0 && v->cell_clip >= 0 && v->proj_clip >= 0 && (v->proj_clip == 0 || v->proj_size)
@@ -367,7 +370,7 @@ static arena tape_arena(const network *net, const void *tape, idx T, idx B, idx 
     arena m = {.base = (char *)(uintptr_t)tape}, one = {0};
     take_head(&m, net, T, B);
     arena_take(&one, net->size, T, B, net->D * net->P);
-    if (net->spec->dropout > 0)
+    if (network_drops(net, 1))
         arena_take(&one, net->size, T, B, net->D * net->P);
     for (idx direction = 0; direction < net->D; direction++)
         take_direction(&one, net, T, B);
@@ -390,13 +393,13 @@ void *network_tape_output(const network *net, const void *tape, idx T, idx B, id
 void *network_tape_dropped(const network *net, const void *tape, idx T, idx B, idx layer) {
     arena m = tape_arena(net, tape, T, B, layer);
     void *output = arena_take(&m, net->size, T, B, net->D * net->P);
-    return net->spec->dropout > 0 ? arena_take(&m, net->size, T, B, net->D * net->P) : output;
+    return network_drops(net, 1) ? arena_take(&m, net->size, T, B, net->D * net->P) : output;
 }
 
 direction_tape network_direction_tape(const network *net, const void *tape, idx T, idx B, idx layer, idx direction) {
     arena m = tape_arena(net, tape, T, B, layer);
     arena_take(&m, net->size, T, B, net->D * net->P);
-    if (net->spec->dropout > 0)
+    if (network_drops(net, 1))
         arena_take(&m, net->size, T, B, net->D * net->P);
     if (direction)
         take_direction(&m, net, T, B);

@@ -26,6 +26,11 @@ static inline int network_projects(const network *net) { return net->spec->varia
 
 static inline int network_normalizes(const network *net) { return net->spec->variant.layer_norm_eps > 0; }
 
+/* Whether training drops elements of the input of a layer. */
+static inline int network_drops(const network *net, idx layer) {
+    return (layer > 0 && net->spec->dropout > 0) || net->spec->variant.variational_dropout_x > 0;
+}
+
 /* Elements of a row of what layer normalisation makes: the gates that have weights, and the cell. */
 static inline idx network_normed(const network *net) { return net->z_width + net->H_blocks * net->k->vl; }
 

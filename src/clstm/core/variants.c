@@ -47,13 +47,23 @@ void variant_step(const network *net, const layer_weights *w, const variant_step
                                  .M = g->rows,
                                  .N = net->z_width,
                                  .K = net->P,
-                                 .A = g->h,
-                                 .a_row = g->h_row,
+                                 .A = g->factors ? g->factors : g->h,
+                                 .a_row = g->factors ? net->P : g->h_row,
                                  .B = w->w_hh,
                                  .init = g->products,
                                  .init_row = net->z_width,
                                  .C = g->step.z,
                                  .c_row = g->step.z_row};
+    const product_args masked_h = {.rows = g->rows,
+                                   .n = net->P,
+                                   .a = g->factors,
+                                   .a_row = net->P,
+                                   .b = g->h,
+                                   .b_row = g->h_row,
+                                   .to = g->factors,
+                                   .to_row = net->P};
+    if (g->factors)
+        net->k->variant->product(&masked_h);
     net->k->gemm(&recurrent);
     net->k->variant->step(&g->step);
     const gemm_args projection = {.groups = 1,
@@ -80,21 +90,43 @@ void variant_step(const network *net, const layer_weights *w, const variant_step
         net->k->variant->hidden(&h);
 }
 
+void variant_recurrent_grad(const network *net, const layer_weights *w, const recurrent_grad_args *g) {
+    const gemm_args chain = {.groups = 1,
+                             .M = g->rows,
+                             .N = net->P,
+                             .K = net->GH,
+                             .A = g->dz,
+                             .a_row = net->GH,
+                             .B = w->w_hh_panels,
+                             .init = g->factors ? NULL : g->held,
+                             .init_row = net->P,
+                             .C = g->dh,
+                             .c_row = g->dh_row};
+    const product_args factors = {.rows = g->rows,
+                                  .n = net->P,
+                                  .a = g->factors,
+                                  .a_row = net->P,
+                                  .b = g->dh,
+                                  .b_row = g->dh_row,
+                                  .add = g->held,
+                                  .add_row = net->P,
+                                  .to = g->dh,
+                                  .to_row = g->dh_row};
+    net->k->gemm(&chain);
+    if (g->factors)
+        net->k->variant->product(&factors);
+}
+
 void variant_step_grad(const network *net, const layer_weights *w, const variant_step_grad_args *g) {
     const int projects = network_projects(net);
-    const gemm_args recurrent = {.groups = 1,
-                                 .M = g->rows,
-                                 .N = net->P,
-                                 .K = net->GH,
-                                 .A = g->dz_next,
-                                 .a_row = net->GH,
-                                 .B = w->w_hh_panels,
-                                 .init = g->held,
-                                 .init_row = net->P,
-                                 .C = g->dh_next,
-                                 .c_row = g->dh_next_row};
+    const recurrent_grad_args recurrent = {.rows = g->rows,
+                                           .dz = g->dz_next,
+                                           .held = g->held,
+                                           .factors = g->factors,
+                                           .dh = g->dh_next,
+                                           .dh_row = g->dh_next_row};
     if (g->dz_next)
-        net->k->gemm(&recurrent);
+        variant_recurrent_grad(net, w, &recurrent);
     const hidden_grad_args hidden = {.rows = g->rows,
                                      .n = net->P,
                                      .clip = net->spec->variant.proj_clip,
