@@ -195,6 +195,9 @@ typedef struct clstm_sequence {
                                row are 0, its final states are those at its own last step, and its reverse
                                direction starts there */
     uint64_t seed;          /* training: selects the dropout masks */
+    int64_t first_step;     /* training: the step of a longer sequence that x begins with, for the dropout masks */
+    int64_t part;           /* 0: the whole network; 1 + layer * D + direction: that alone. x is then the output of the
+                               layer below, before dropout; of y, hn and cn only what the part computes is written */
 
     const void *x; /* in  (T, B, I) */
     int64_t x_time_stride, x_row_stride;
@@ -207,7 +210,8 @@ typedef struct clstm_sequence {
     void *interrupt_context;
 } clstm_sequence;
 
-/* The gradients that BPTT starts from and returns. Inputs are never written. Outputs are overwritten. */
+/* The gradients that BPTT starts from and returns. Inputs are never written. Outputs are overwritten, unless it says
+ * otherwise. */
 typedef struct clstm_gradients {
     const void *dy; /* in  (T, B, D*P): gradient on y; NULL: zeros */
     int64_t dy_time_stride, dy_row_stride;
@@ -216,6 +220,8 @@ typedef struct clstm_gradients {
     int64_t dx_time_stride, dx_row_stride;
     void *dh0, *dc0;      /* out gradients on the initial states; NULL: not wanted */
     void *const *dparams; /* out clstm_num_params pointers, shapes of the parameters; NULL: not wanted */
+    int64_t accumulate; /* 1: dparams hold the gradients of the steps that follow, and this call goes on with the sums:
+                           the bits are those of one call for all steps */
 
     clstm_interrupt interrupt; /* NULL: nobody asks */
     void *interrupt_context;
@@ -239,6 +245,7 @@ int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence
 
 /* Exact gradients by backpropagation through time (Werbos 1990) of the forward call that recorded the tape. The
  * tape is read only, so it may be used again. pack: the one of that forward call, made for training.
+ * Of a part, y and x are the layer's: dx of the reverse direction is added to what dx holds, the forward direction's.
  * Errors: NULL, SPEC, SIZE, PACK, TAPE, WORKSPACE, INTERRUPTED. */
 int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, const clstm_gradients *grads,
                    void *workspace, size_t workspace_bytes);

@@ -57,7 +57,15 @@ import sys, numpy
 before = set(sys.modules)
 import clstm
 heavy = {"torch", "matplotlib", "tqdm", "importlib.metadata", "inspect", "email", "socket", "hashlib", "numpy.random"}
+heavy |= {"clstm.interop", "onnx", "h5py"}
 print(sorted(heavy & (set(sys.modules) - before)))
 """
     command = [sys.executable, "-c", code]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there():
+    assert set(clstm.__all__) <= set(dir(clstm))
+    assert all(getattr(clstm, name).__module__.startswith("clstm.") for name in clstm.__all__)
+    with pytest.raises(AttributeError, match="module 'clstm' has no attribute 'from_tensorflow'"):
+        _ = clstm.from_tensorflow

@@ -1,8 +1,11 @@
 """Python threads, the GIL, processes and memory over many calls."""
 
+import copy
 import gc
 import multiprocessing
 import os
+import pickle
+import random
 import subprocess
 import sys
 import threading
@@ -66,6 +69,57 @@ def test_networks_made_and_dropped_in_threads():
             assert_same_bytes(outputs(problem.lstm(), problem.batch()), expected)
 
     in_threads(6, work)
+
+
+def test_models_are_made_used_copied_saved_and_dropped_by_many_threads_at_once(tmp_path):
+    """Eight threads do anything that they may with one LSTM; tapes and views pass from thread to thread."""
+    problem = Problem(5, 17, 2, True, T=9, B=3)
+    lstm, batch = problem.lstm(), problem.batch()
+    expected, weights = outputs(lstm, batch), lstm.state_dict()
+    y, dx, stepped = expected["y"], expected["dx"], clstm.LSTM(5, 5, seed=0)
+    first_step = stepped(batch.x[0, :1])[0]
+    passed_on = [lstm.forward(batch.x, batch.state)[2]]
+
+    def record():
+        passed_on.append(lstm.forward(batch.x, batch.state)[2])
+
+    def backward():
+        tape = random.choice(passed_on)
+        assert_same_bytes(lstm.backward(tape, batch.dy, batch.dstate)[0], dx)
+        del passed_on[:-5]
+
+    def save_and_load():
+        path = tmp_path / f"{random.randrange(3)}.safetensors"  # others write it too
+        lstm.save(path)
+        same(clstm.LSTM.load(path))
+
+    def same(other):
+        assert_same_bytes(other(batch.x, batch.state)[0], y)
+
+    def stream():
+        assert_same_bytes(stepped.stream().step(batch.x[0, :1]), first_step)
+
+    deeds = [
+        record,
+        backward,
+        save_and_load,
+        stream,
+        lambda: same(lstm),
+        lambda: same(copy.deepcopy(lstm)),
+        lambda: same(pickle.loads(pickle.dumps(lstm))),
+        lambda: assert_same_bytes(outputs(problem.lstm(), batch), expected),
+        lambda: lstm.load_state_dict(weights),
+        lambda: assert_same_bytes(lstm.weight_hh_l0_reverse, weights["weight_hh_l0_reverse"]),
+        lambda: clstm.set_num_threads(random.randint(1, 4)),
+        gc.collect,
+    ]
+
+    def work(i):
+        for _ in range(40):
+            random.choice(deeds)()
+
+    in_threads(8, work)
+    assert_same_bytes(outputs(lstm, batch), expected)
 
 
 def test_the_number_of_threads_may_change_during_calls():

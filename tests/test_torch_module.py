@@ -296,6 +296,16 @@ def test_a_second_derivative_is_refused():
         (y.mean() + dx.square().sum()).backward()
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_forward_mode_derivative_is_refused(frozen):
+    """Where nothing requires a gradient too: the tangent would be lost."""
+    ours = clstm.torch.LSTM(3, 4).requires_grad_(not frozen)
+    with torch.autograd.forward_ad.dual_level():
+        x = torch.autograd.forward_ad.make_dual(ZEROS, torch.ones_like(ZEROS))
+        with pytest.raises(NotImplementedError, match="input has a tangent, but clstm.torch.LSTM has no forward-mode"):
+            ours(x)
+
+
 def test_tapes_are_freed_with_the_graph():
     """Backward frees the recording while the loss still lives, and the next forward pass records in its place."""
     ours = clstm.torch.LSTM(3, 8)
@@ -558,6 +568,14 @@ def test_what_is_not_supported_is_refused_by_name():
         clstm.torch.LSTM(3, 4)(ZEROS.to("meta"))
     with pytest.raises(RuntimeError, match="weight is on meta, but clstm.torch.LSTM computes on the CPU"):
         clstm.torch.LSTM(3, 4, device="meta")(ZEROS)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_tracing_is_refused():
+    """A trace, and the ONNX file made of one, would hold the results of the example as constants."""
+    model = torch.nn.Sequential(clstm.torch.LSTM(3, 4))
+    with torch.no_grad(), pytest.raises(RuntimeError, match="cannot be traced; put torch.nn.LSTM in its place"):
+        torch.jit.trace(model, ZEROS)
 
 
 # ---- several processes ----

@@ -393,6 +393,20 @@ def test_recurrent_dropout_of_all_or_nothing():
     assert "recurrent_dropout" not in clstm.LSTM(3, 4, recurrent_dropout=0).config()
 
 
+@each_regularizer
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_checkpoints_make_the_same_masks_again(bidirectional, options):
+    variant = {"layer_norm": True, "peepholes": True, "dropout": 0.2, **options}
+    problem = Problem(3, 9, 2, bidirectional, T=13, B=5, with_lengths=True, variant=variant)
+    found = []
+    for checkpoint in (False, 4):
+        lstm, batch = problem.lstm(), problem.batch()
+        y, state, tape = lstm.forward(batch.x, batch.state, batch.lengths, checkpoint=checkpoint)
+        dx, dstate, grads = lstm.backward(tape, batch.dy, batch.dstate)
+        found.append(named(y, state) | {"dx": dx, "dh": dstate[0], "dc": dstate[1]} | grads)
+    assert_same_bytes(*found)
+
+
 @pytest.mark.parametrize("variant", [{}, {"proj_size": 5, "peepholes": True}, {"layer_norm": True}], ids=str)
 def test_zoneout_takes_each_element_from_before_or_from_the_new_step(variant):
     lstm = clstm.LSTM(3, 9, zoneout_c=0.4, zoneout_h=0.7, seed=0, **variant)
@@ -530,6 +544,8 @@ def test_regularizers_are_kept(options, tmp_path):
     for name in options:
         with pytest.raises(AttributeError, match=f"{name} is fixed"):
             setattr(lstm, name, 0.0)
+        with pytest.raises(ValueError, match=f"{name} is 0.3, which torch.nn.LSTM has not"):
+            clstm.LSTM(3, 9, **{name: 0.3}).to_torch()
         with pytest.raises(ValueError, match=f"{name} is 1.5, but a number from 0 to 1 is expected"):
             clstm.LSTM(3, 9, **{name: 1.5})
 

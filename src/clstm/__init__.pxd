@@ -47,6 +47,8 @@ cdef extern from "clstm_capi.h" nogil:
         int64_t B
         const int64_t *lengths
         uint64_t seed
+        int64_t first_step
+        int64_t part
         const void *x
         int64_t x_time_stride
         int64_t x_row_stride
@@ -72,6 +74,7 @@ cdef extern from "clstm_capi.h" nogil:
         void *dh0
         void *dc0
         void **dparams
+        int64_t accumulate
         clstm_interrupt interrupt
         void *interrupt_context
 

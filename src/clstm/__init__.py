@@ -6,16 +6,12 @@
 """
 
 from contextlib import suppress as _suppress
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from ._core import version as _version
 from .cell import LSTMCell
 from .embedding import Embedding
-from .interop.audio import AudioModel
-from .interop.keras_model import KerasModel, from_keras
-from .interop.nam import from_nam
-from .interop.onnx_export import to_onnx
-from .interop.onnx_model import OnnxModel, from_onnx
-from .interop.rtneural import from_rtneural
 from .linear import Linear
 from .losses import cross_entropy, mse_loss
 from .lstm import LSTM, Tape
@@ -39,6 +35,36 @@ from .truncation import Chunk, truncated_bptt
 
 with _suppress(ImportError):  # threadpoolctl is not installed
     from . import _threadpool as _threadpool
+
+# Models from elsewhere: imported when they are asked for, for most programs never do.
+if _TYPE_CHECKING:
+    from .interop.audio import AudioModel
+    from .interop.keras_model import KerasModel, from_keras
+    from .interop.nam import from_nam
+    from .interop.onnx_export import to_onnx
+    from .interop.onnx_model import OnnxModel, from_onnx
+    from .interop.rtneural import from_rtneural
+else:
+    _INTEROP = {
+        "AudioModel": "audio",
+        "KerasModel": "keras_model",
+        "OnnxModel": "onnx_model",
+        "from_keras": "keras_model",
+        "from_nam": "nam",
+        "from_onnx": "onnx_model",
+        "from_rtneural": "rtneural",
+        "to_onnx": "onnx_export",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in _INTEROP:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value = getattr(_import_module(f".interop.{_INTEROP[name]}", __name__), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted(globals().keys() | _INTEROP.keys())
+
 
 __version__ = _version()
 

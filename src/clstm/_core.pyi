@@ -22,9 +22,13 @@ class Weights:
     def assign(self, index: int, array: np.ndarray) -> None: ...
 
 @final
+class Pack: ...
+
+@final
 class Tape:
     T: int
     B: int
+    pack: Pack
     meta: Any
     def is_of(self, weights: Weights) -> bool: ...
     def _detach(self) -> tuple[np.ndarray, Tape]: ...
@@ -51,6 +55,9 @@ def forward(
     seed: int,
     meta: Any,
     dropout: float | None = None,
+    pack: Pack | None = None,
+    first_step: int = 0,
+    part: int = 0,
 ) -> Tape | None: ...
 def backward(
     tape: Tape,
@@ -61,6 +68,7 @@ def backward(
     dh0: np.ndarray | None,
     dc0: np.ndarray | None,
     grads: list[np.ndarray] | None,
+    accumulate: bool = False,
 ) -> None: ...
 def version() -> str: ...
 def isa() -> str: ...

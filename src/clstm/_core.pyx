@@ -354,7 +354,7 @@ cdef class Tape:
 
     cdef Weights weights
     cdef clstm_spec spec  # that of the weights, with the dropout of the call
-    cdef Pack pack
+    cdef readonly Pack pack
     cdef Block block
     cdef bint borrowed  # the block is another owner's
     cdef readonly int64_t T, B
@@ -413,17 +413,19 @@ cdef inline int64_t stride_of(cnp.ndarray array, int axis) noexcept:
 
 
 def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengths, bint training, uint64_t seed, meta,
-            dropout=None):
+            dropout=None, Pack pack=None, int64_t first_step=0, int64_t part=0):
     """Run a batch. x (T, B, I) and y (T, B, D*H) with any outer strides; states (L*D, B, H) or None; dropout of this
-    call or None, which means that of the weights. Returns a Tape if training, else None."""
+    call or None, which means that of the weights; pack or None, which means that of the weights as they are now;
+    first_step and part as in clstm_sequence. Returns a Tape if training, else None."""
     cdef clstm_spec spec = weights.spec
     cdef clstm_sequence seq
-    cdef Pack pack = weights.current_pack(training)
     cdef Block workspace, tape_block
     cdef size_t size = 0
     cdef void *tape_data = NULL
     cdef int status
     cdef Tape tape = None
+    if pack is None:
+        pack = weights.current_pack(training)
     if dropout is not None:
         spec.dropout = dropout
     memset(&seq, 0, sizeof(seq))
@@ -431,6 +433,8 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
     seq.B = cnp.PyArray_DIM(x, 1)
     seq.lengths = <const int64_t *> data_of(lengths)
     seq.seed = seed
+    seq.first_step = first_step
+    seq.part = part
     seq.x = cnp.PyArray_DATA(x)
     seq.x_time_stride = stride_of(x, 0)
     seq.x_row_stride = stride_of(x, 1)
@@ -472,9 +476,9 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
     return tape
 
 
-def backward(Tape tape, dy, dhn, dcn, dx, dh0, dc0, list grads):
+def backward(Tape tape, dy, dhn, dcn, dx, dh0, dc0, list grads, bint accumulate=False):
     """Gradients of the forward pass that made the tape, into dx (T, B, I), dh0, dc0 and grads (one a parameter); each
-    may be None, which means not wanted."""
+    may be None, which means not wanted. accumulate: grads hold those of the steps that follow."""
     cdef Weights weights = tape.weights
     cdef clstm_gradients g
     cdef Block workspace, pointers
@@ -493,6 +497,7 @@ def backward(Tape tape, dy, dhn, dcn, dx, dh0, dc0, list grads):
         for i in range(len(grads)):
             dparams[i] = data_of(grads[i])
         g.dparams = dparams
+        g.accumulate = accumulate
     if dy is not None:
         g.dy = data_of(dy)
         g.dy_time_stride = stride_of(dy, 0)

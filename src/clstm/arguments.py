@@ -106,3 +106,16 @@ def as_lengths(lengths: Any, owner: str, T: int, B: int, least: int = 0) -> np.n
             f"lengths has {array[row]} at row {row}, but {least} to {T} is expected: {owner} has {T} time steps"
         )
     return np.ascontiguousarray(array, np.int64)
+
+
+def as_mask(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return `mask` as an array of bool of this shape."""
+    try:
+        array = np.asarray(mask)
+    except ValueError as error:
+        raise ValueError(f"mask is no array: {error}") from error
+    if array.dtype != np.bool_:
+        raise TypeError(f"mask has dtype {array.dtype}, but bool is expected")
+    if array.shape != shape:
+        raise ValueError(f"mask has shape {array.shape}, but {shape} is expected: one value per step of x")
+    return array

@@ -6,14 +6,16 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _core
-from .arguments import as_flag, as_float_dtype, as_lengths, as_probability, as_real_array, as_size
+from .arguments import as_flag, as_float_dtype, as_lengths, as_mask, as_probability, as_real_array, as_size
+from .checkpoint import CheckpointTape, segment_steps
 from .initialization import INITIALIZERS
+from .layout import Layout
 from .module import Module, Shape, check_names_and_shapes, matching_arrays
 from .packing import PackedSequence, pack_like, pad_packed_sequence
 from .state_dicts import Source, infer_config, read_arrays
@@ -31,13 +33,6 @@ Tape: TypeAlias = _core.Tape
 _FIXED = frozenset(
     {"input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout", "dtype", *Variant._fields}
 )
-
-
-class _Layout(NamedTuple):
-    """How the arrays of a call are laid out for its caller."""
-
-    batched: bool
-    order: np.ndarray | None  # the caller's row of each sorted row, if rows had to be sorted by length
 
 
 class LSTM(Module):
@@ -417,6 +412,7 @@ class LSTM(Module):
         x: ArrayLike | PackedSequence,
         state: tuple[ArrayLike | None, ArrayLike | None] | None = None,
         lengths: Any = None,
+        mask: Any = None,
     ) -> tuple[Any, State]:
         """Run sequences, without recording anything.
 
@@ -432,6 +428,10 @@ class LSTM(Module):
             Valid steps of each sequence, 0 to time, in any order; all by default. Beyond its length a sequence is not
             read and its output is 0; its final state is that at its own last step, or the initial one for length 0;
             its reverse direction starts at its own last step.
+        mask : array_like of bool, shape (time, batch), optional
+            False where a step is to be skipped, as in Keras; laid out like x, without features. A skipped step is not
+            read and carries the state on; its output repeats the one before it, in the reverse direction the one after
+            it, and is 0 where there is none. Instead of lengths.
 
         Returns
         -------
@@ -443,11 +443,11 @@ class LSTM(Module):
         Raises
         ------
         ValueError
-            If a shape or a length is wrong.
+            If a shape or a length is wrong, or both lengths and a mask are given.
         TypeError
-            If an array does not hold real numbers, or lengths do not hold integers.
+            If an array does not hold real numbers, lengths do not hold integers, or mask does not hold bools.
         """
-        y, state, _ = self._run(x, state, lengths, training=False)
+        y, state, _ = self._run(x, state, lengths, mask, training=False)
         return y, state
 
     def forward(
@@ -455,21 +455,34 @@ class LSTM(Module):
         x: ArrayLike | PackedSequence,
         state: tuple[ArrayLike | None, ArrayLike | None] | None = None,
         lengths: Any = None,
-    ) -> tuple[Any, State, Tape]:
+        mask: Any = None,
+        *,
+        checkpoint: bool | int = False,
+    ) -> tuple[Any, State, Any]:
         """Run sequences as a plain call does, with dropout, and record what `backward` needs.
+
+        Parameters
+        ----------
+        x, state, lengths, mask
+            As for a call.
+        checkpoint : bool or int, default False
+            True: keep only the states between segments of about sqrt(time) steps, which `backward` then runs again one
+            by one. A number: the steps of a segment. Gradients have the same bits; memory is about that of two
+            segments. See docs/long-sequences.md.
 
         Returns
         -------
         y : ndarray or PackedSequence
         (h_n, c_n) : tuple of ndarray
-        tape : Tape
-            For `backward`. It keeps copies of what it needs: x and the weights may change before that.
+        tape : Tape or CheckpointTape
+            For `backward`. It keeps copies of what it needs: x and the weights may change before that. Only with
+            `checkpoint` x is not copied, and must not change.
         """
-        return self._run(x, state, lengths, training=True)
+        return self._run(x, state, lengths, mask, training=True, checkpoint=checkpoint)
 
     def backward(
         self,
-        tape: Tape,
+        tape: Tape | CheckpointTape,
         dy: ArrayLike | PackedSequence | None = None,
         dstate: tuple[ArrayLike | None, ArrayLike | None] | None = None,
     ) -> tuple[Any, State, dict[str, np.ndarray]]:
@@ -477,7 +490,7 @@ class LSTM(Module):
 
         Parameters
         ----------
-        tape : Tape
+        tape : Tape or CheckpointTape
             From this layer's `forward`. It is only read, so it can be used again.
         dy : array_like or PackedSequence, optional
             Gradient of the loss with respect to y, in the shape of y; zeros by default.
@@ -487,7 +500,7 @@ class LSTM(Module):
         Returns
         -------
         dx : ndarray or PackedSequence
-            Gradient with respect to x, in the shape of x; 0 beyond the lengths. Packed where dy is.
+            Gradient with respect to x, in the shape of x; 0 beyond the lengths and where masked. Packed where dy is.
         (dh_0, dc_0) : tuple of ndarray
             Gradient with respect to the initial states.
         grads : dict of str to ndarray
@@ -496,27 +509,31 @@ class LSTM(Module):
         Raises
         ------
         ValueError
-            If the tape is of another layer, or a shape is wrong.
+            If the tape is of another layer, a shape is wrong, or x has changed since a `forward` with `checkpoint`.
         """
         if isinstance(dy, PackedSequence):
             dx, dstate, grads = self.backward(tape, pad_packed_sequence(dy, self.batch_first)[0], dstate)
             return pack_like(dx, dy, self.batch_first), dstate, grads
-        if not isinstance(tape, Tape) or not tape.is_of(self._weights):
+        if not isinstance(tape, (Tape, CheckpointTape)) or not tape.is_of(self._weights):
             raise ValueError(f"tape is {tape!r}, but one that this layer's forward returned is expected")
-        layout: _Layout = tape.meta
+        layout: Layout = tape.meta
         D = 1 + self.bidirectional
         if dy is not None:
             dy = self._time_major("dy", dy, D * self._features, layout.batched)
             if dy.shape[:2] != (tape.T, tape.B):
                 raise ValueError(f"dy has {_sizes(dy)}, but {tape.T} time steps and {tape.B} rows are expected")
-            dy = _take(dy, layout.order)
+            dy = layout.take_gradient(dy, D)
         dh_n, dc_n = self._states(("dh_n", "dc_n"), "dstate", dstate, tape.B, layout)
         dx_out, dx = self._empty(tape.T, tape.B, self.input_size, layout.batched)
         dh_0, dc_0 = self._empty_states(tape.B)
-        grads = {name: np.empty(shape, self.dtype) for name, shape in self._shapes.items()}
-        _core.backward(tape, dy, dh_n, dc_n, dx, dh_0, dc_0, list(grads.values()))
-        if layout.order is not None:
-            _restore(dx, layout.order)
+        make = np.zeros if isinstance(tape, CheckpointTape) else np.empty  # sums start from these, or overwrite them
+        grads = {name: make(shape, self.dtype) for name, shape in self._shapes.items()}
+        arrays = dy, dh_n, dc_n, dx, dh_0, dc_0, list(grads.values())
+        if isinstance(tape, CheckpointTape):
+            tape.backward(*arrays)
+        else:
+            _core.backward(tape, *arrays)
+        layout.restore_steps(dx)
         return dx_out, self._finished((dh_0, dc_0), layout), grads
 
     def stream(self, batch_size: int = 1) -> Stream:
@@ -553,23 +570,25 @@ class LSTM(Module):
 
     # ---- arrays in and out ----
 
-    def _run(self, x: Any, state: Any, lengths: Any, training: bool) -> tuple[Any, State, Any]:
+    def _run(
+        self, x: Any, state: Any, lengths: Any, mask: Any, training: bool, checkpoint: bool | int = False
+    ) -> tuple[Any, State, Any]:
         if isinstance(x, PackedSequence):
-            if lengths is not None:
-                raise ValueError("lengths is given, but None is expected: a PackedSequence has its own")
+            for name, value in (("lengths", lengths), ("mask", mask)):
+                if value is not None:
+                    raise ValueError(f"{name} is given, but None is expected: a PackedSequence has its own lengths")
             if np.ndim(x.data) != 2:
                 raise ValueError(f"x.data has shape {np.shape(x.data)}, but (steps, {self.input_size}) is expected")
             padded, lengths = pad_packed_sequence(x, self.batch_first)
-            y, state, tape = self._run(padded, state, lengths, training)
+            y, state, tape = self._run(padded, state, lengths, None, training, checkpoint)
             return pack_like(y, x, self.batch_first), state, tape
         x = as_real_array("x", x, self.dtype)
-        layout = _Layout(x.ndim != 2, None)
-        x = self._time_major("x", x, self.input_size, layout.batched)
+        batched = x.ndim != 2
+        x = self._time_major("x", x, self.input_size, batched)
         T, B = x.shape[:2]
-        if lengths is not None:
-            lengths, order = _sorted_lengths(lengths, T, B)
-            layout = _Layout(layout.batched, order)
-            x = _take(x, order)
+        layout = self._layout(batched, lengths, mask, T, B)
+        steps = segment_steps(checkpoint, T)
+        x = layout.take_steps(x)
         h_0, c_0 = self._states(("h_0", "c_0"), "state", state, B, layout)
         y_out, y = self._empty(T, B, (1 + self.bidirectional) * self._features, layout.batched)
         h_n, c_n = self._empty_states(B)
@@ -577,10 +596,21 @@ class LSTM(Module):
         if training and self._is_random:
             seed = int(np.random.SeedSequence((self.seed, self.dropout_counter)).generate_state(1, np.uint64)[0])
             self.dropout_counter += 1
-        tape = _core.forward(self._weights, x, y, h_0, c_0, h_n, c_n, lengths, training, seed, layout)
-        if layout.order is not None:
-            _restore(y, layout.order)
+        arrays = x, y, h_0, c_0, h_n, c_n, layout.lengths
+        if steps:
+            tape = CheckpointTape(self._weights, *arrays, seed, steps, 1 + self.bidirectional, layout)
+        else:
+            tape = _core.forward(self._weights, *arrays, training, seed, layout)
+        layout.restore_outputs(y, 1 + self.bidirectional)
         return y_out, self._finished((h_n, c_n), layout), tape
+
+    def _layout(self, batched: bool, lengths: Any, mask: Any, T: int, B: int) -> Layout:
+        if mask is not None:
+            if lengths is not None:
+                raise ValueError("lengths and mask are given, but one of them is expected: a mask ends sequences too")
+            array = as_mask(mask, (B, T) if batched and self.batch_first else (T, B) if batched else (T,))
+            return Layout.of_mask(batched, array.T if batched and self.batch_first else array.reshape(T, B))
+        return Layout(batched) if lengths is None else Layout.of_lengths(batched, as_lengths(lengths, "x", T, B))
 
     def _time_major(self, name: str, value: ArrayLike, features: int, batched: bool) -> np.ndarray:
         """`value` as (time, batch, features), aligned and contiguous along features; a view if it can be."""
@@ -611,7 +641,7 @@ class LSTM(Module):
         array = np.empty((T, B, features), self.dtype)
         return array, array
 
-    def _states(self, names: tuple[str, str], pair_name: str, pair: Any, B: int, layout: _Layout) -> list[Any]:
+    def _states(self, names: tuple[str, str], pair_name: str, pair: Any, B: int, layout: Layout) -> list[Any]:
         """Both states of a pair as contiguous (L*D, B, P or H), in the order of the sorted rows; None stays."""
         if pair is None:
             return [None, None]
@@ -627,7 +657,7 @@ class LSTM(Module):
             shape = (first, B, features) if layout.batched else (first, features)
             if array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}, but {shape} is expected")
-            array = _take(array.reshape(first, B, features), layout.order)
+            array = layout.take_rows(array.reshape(first, B, features))
             states.append(np.require(array, requirements=["C", "A"]))
         return states
 
@@ -635,31 +665,11 @@ class LSTM(Module):
         first = self.num_layers * (1 + self.bidirectional)
         return np.empty((first, B, self._features), self.dtype), np.empty((first, B, self.hidden_size), self.dtype)
 
-    def _finished(self, pair: State, layout: _Layout) -> State:
+    def _finished(self, pair: State, layout: Layout) -> State:
         """States as the caller sees them."""
         for array in pair:
-            if layout.order is not None:
-                _restore(array, layout.order)
+            layout.restore_rows(array)
         return pair if layout.batched else (pair[0][:, 0], pair[1][:, 0])
-
-
-def _take(array: np.ndarray, order: np.ndarray | None) -> np.ndarray:
-    """Rows (axis 1) of the caller in sorted order."""
-    return array if order is None else np.take(array, order, axis=1)
-
-
-def _restore(array: np.ndarray, order: np.ndarray) -> None:
-    """Put sorted rows (axis 1) back where the caller has them, in place."""
-    array[:, order] = array.copy()
-
-
-def _sorted_lengths(lengths: Any, T: int, B: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Lengths from the longest to the shortest, and the order that sorts them (None if they are sorted)."""
-    array = as_lengths(lengths, "x", T, B)
-    if np.all(array[1:] <= array[:-1]):
-        return array, None
-    order = np.argsort(-array, kind="stable")
-    return array[order], order
 
 
 def _as_seed(seed: Any) -> int:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from . import _core
@@ -30,7 +31,7 @@ class LSTM(torch.nn.LSTM):
     - Dropout masks come from torch's random numbers, so that `torch.manual_seed` reproduces them, but they are not the
       masks that `torch.nn.LSTM` draws.
     - Weights may change between forward and backward, in place too: gradients are those of the forward pass.
-    - There is no second derivative and no `torch.func` transform.
+    - There is no second derivative, no forward-mode one and no `torch.func` transform. Tracing is refused.
     - Under autocast, computing stays in the dtype of the parameters, float32 or float64.
 
     Nothing is copied but the weights, each time that they have changed, and tensors whose last axis is not
@@ -125,7 +126,9 @@ class LSTM(torch.nn.LSTM):
         return y, (h_n, c_n)
 
     def _check(self, x: Tensor, hx: State | None, weight: Tensor) -> None:
-        """Raise if a shape, dtype or device is wrong."""
+        """Raise if a shape, dtype or device is wrong, or somebody wants to see inside."""
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]  # else the results would become constants
+            raise RuntimeError("clstm.torch.LSTM cannot be traced; put torch.nn.LSTM in its place to export a model")
         if hx is None:
             self.check_input(x, None)
         else:
@@ -140,6 +143,8 @@ class LSTM(torch.nn.LSTM):
                 raise RuntimeError(f"{name} is on {tensor.device}, but clstm.torch.LSTM computes on the CPU")
             if tensor.dtype != weight.dtype:
                 raise RuntimeError(f"{name} dtype is {tensor.dtype}, but the weights' is {weight.dtype}")
+            if forward_ad.unpack_dual(tensor).tangent is not None:
+                raise NotImplementedError(f"{name} has a tangent, but clstm.torch.LSTM has no forward-mode derivative")
 
     def _own_weights(self, dtype: torch.dtype) -> _core.Weights:
         if self._weights is None or self._weights_dtype != dtype:

@@ -292,6 +292,12 @@ static void sizes_of_calls_are_checked(void) {
         s.sequence.B = wrong[i];
         CHECK(forward(&s, &good, s.pack.p, NULL, s.workspace.p, s.workspace.bytes) == CLSTM_ERROR_SIZE);
         s.sequence.B = 3;
+        s.sequence.part = i < 2 ? wrong[i] : good.num_layers * (1 + good.bidirectional) + 1;
+        CHECK(forward(&s, &good, s.pack.p, NULL, s.workspace.p, s.workspace.bytes) == CLSTM_ERROR_SIZE);
+        s.sequence.part = 0;
+        s.sequence.first_step = i < 2 ? wrong[i] : -2;
+        CHECK(forward(&s, &good, s.pack.p, NULL, s.workspace.p, s.workspace.bytes) == CLSTM_ERROR_SIZE);
+        s.sequence.first_step = 0;
         CHECK(clstm_step(&good, s.pack.p, wrong[i], s.p.x.p, s.p.h0.p, c, s.out[0].p, c) == CLSTM_ERROR_SIZE);
     }
     CHECK(clstm_apply(CLSTM_EXP, CLSTM_FLOAT32, -1, &value, &value) == CLSTM_ERROR_SIZE && value == 2);

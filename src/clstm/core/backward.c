@@ -46,6 +46,7 @@ typedef struct backward_call {
     const clstm_gradients *grads;
     const void *pack, *tape;
     tape_parts head;
+    network_part part;
     idx T, B;
     idx steps; /* of a chunk */
     row_split row_parts;
@@ -155,6 +156,9 @@ static void *dz_at(const backward_pass *d, idx s, idx row) {
     return at(&b->net, b->s.dz, at_row * b->net.GH);
 }
 
+/* The number of step t for masks. */
+static uint64_t step_of(const backward_call *b, idx t) { return (uint64_t)b->head.header->first_step + (uint64_t)t; }
+
 /* Row `row` of what zoneout passes on; NULL without. */
 static void *held_at(const backward_call *b, idx row) {
     return b->s.held ? at(&b->net, b->s.held, row * b->net.P) : NULL;
@@ -172,7 +176,7 @@ static void variant_grad_rows(const backward_pass *d, idx s, idx begin, idx end,
     const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1, r = b->s.offset[s - d->s0] + begin;
     const plane c_prev = has_before ? d->c : d->c0;
     const step_masks masks =
-        dropout_draw_masks(net, &b->s.masks, b->head.header->seed, d->index, t, b->B, begin, end - begin);
+        dropout_draw_masks(net, &b->s.masks, b->head.header->seed, d->index, step_of(b, t), b->B, begin, end - begin);
     const variant_step_grad_args g = {.rows = end - begin,
                                       .dz_next = has_after ? dz_at(d, s - 1, begin) : NULL,
                                       .dh_next = has_after ? at(net, b->s.dh, begin * net->P)
@@ -468,7 +472,7 @@ static void add_weight_product(const backward_pass *d, const weight_product *p, 
                          .A = tiles,
                          .a_tile = rows * tile,
                          .B = p->inputs.p,
-                         .init = d->s0 ? dW : NULL,
+                         .init = d->s0 || d->b->grads->accumulate ? dW : NULL,
                          .init_row = width,
                          .C = dW,
                          .c_row = width};
@@ -563,46 +567,63 @@ static void chunk_weights(void *context, int part) {
         chunk_normalization(d, part);
 }
 
-/* From dW (GH, [I | P | 1]) and dW_hr to the caller's arrays. */
-static void write_weights(void *context, int part) {
-    const backward_pass *d = context;
+static void move(void *ours, void *callers, idx n, const network *net, int out) {
+    memcpy(out ? callers : ours, out ? ours : callers, (size_t)n * net->size);
+}
+
+/* The part's rows of dW (GH, [I | P | 1]), and dW_hr, out to the caller's arrays or in from them. */
+static void move_weights(const backward_pass *d, int part, int out) {
     const network *net = &d->b->net;
     const row_split gates = {.B = net->GH, .tile = 1, .parts = d->b->weight_parts};
     const range rows = row_split_range(&gates, part);
     const idx width = round_up(d->columns, net->k->vl), hr_width = round_up(net->H, net->k->vl);
     for (idx j = rows.begin; j < rows.end; j++) {
-        const void *row = at(net, d->b->s.dW, j * width);
-        memcpy(at(net, d->dparams[0], j * d->I), row, (size_t)d->I * net->size);
-        memcpy(at(net, d->dparams[1], j * net->P), at(net, row, d->I), (size_t)net->P * net->size);
+        void *row = at(net, d->b->s.dW, j * width);
+        move(row, at(net, d->dparams[0], j * d->I), d->I, net, out);
+        move(at(net, row, d->I), at(net, d->dparams[1], j * net->P), net->P, net, out);
         for (int bias = 0; bias < 2 * net->spec->bias && !network_normalizes(net); bias++)
-            memcpy(at(net, d->dparams[2 + bias], j), at(net, row, d->I + net->P), net->size);
+            move(at(net, row, d->I + net->P), at(net, d->dparams[2 + bias], j), 1, net, out);
     }
-    if (part == 0 && network_normalizes(net) && net->spec->bias)
+    if (part == 0 && out && network_normalizes(net) && net->spec->bias)
         memcpy(d->dparams[3], d->dparams[2], (size_t)net->GH * net->size);
     for (idx j = 0; j < net->P && part == 0 && network_projects(net); j++)
-        memcpy(at(net, d->dparams[network_param_places(net->spec).weight_hr], j * net->H),
-               at(net, d->b->s.dW_hr, j * hr_width), (size_t)net->H * net->size);
+        move(at(net, d->b->s.dW_hr, j * hr_width),
+             at(net, d->dparams[network_param_places(net->spec).weight_hr], j * net->H), net->H, net, out);
 }
 
-/* Zeros where gradients of the weights are summed up, as far as no product starts them. */
-static void clear_weights(const backward_pass *d) {
+static void read_weights(void *context, int part) { move_weights(context, part, 0); }
+
+static void write_weights(void *context, int part) { move_weights(context, part, 1); }
+
+/* Zeros where gradients of a variant's weights are summed up in the caller's arrays. */
+static void clear_sums(const backward_pass *d) {
     const network *net = &d->b->net;
     const param_places p = network_param_places(net->spec);
-    if (d->b->T == 0 || d->b->B == 0) {
+    const size_t gates = (size_t)net->GH * net->size, unit = (size_t)net->H * net->size;
+    if (net->spec->variant.peepholes)
+        memset(d->dparams[p.weight_ch], 0, gates - unit);
+    if (!network_normalizes(net))
+        return;
+    memset(d->dparams[p.weight_ln], 0, gates);
+    memset(d->dparams[p.weight_ln_c], 0, unit);
+    if (net->spec->bias) {
+        memset(d->dparams[2], 0, gates);
+        memset(d->dparams[p.bias_ln_c], 0, unit);
+    }
+}
+
+/* What the sums of the weights' gradients start from: the caller's, or zeros as far as no product starts them. */
+static void start_weights(backward_pass *d) {
+    const network *net = &d->b->net;
+    if (d->b->T == 0 || d->b->B == 0 || d->b->grads->accumulate) {
         memset(d->b->s.dW, 0, (size_t)(net->GH * round_up(d->columns, net->k->vl)) * net->size);
         if (network_projects(net))
             memset(d->b->s.dW_hr, 0, (size_t)(net->P * round_up(net->H, net->k->vl)) * net->size);
     }
-    if (net->spec->variant.peepholes)
-        memset(d->dparams[p.weight_ch], 0, (size_t)(net->GH - net->H) * net->size);
-    if (network_normalizes(net)) {
-        memset(d->dparams[p.weight_ln], 0, (size_t)net->GH * net->size);
-        memset(d->dparams[p.weight_ln_c], 0, (size_t)net->H * net->size);
-    }
-    if (network_normalizes(net) && net->spec->bias) {
-        memset(d->dparams[2], 0, (size_t)net->GH * net->size);
-        memset(d->dparams[p.bias_ln_c], 0, (size_t)net->H * net->size);
-    }
+    if (d->b->grads->accumulate)
+        clstm_parallel((int)d->b->weight_parts, read_weights, d);
+    else
+        clear_sums(d);
 }
 
 /* ---- the stack ---- */
@@ -623,7 +644,7 @@ static void start_states(const backward_pass *d, const void *dcn) {
 static void run_direction(backward_pass *d) {
     const backward_call *b = d->b;
     if (d->dparams)
-        clear_weights(d);
+        start_weights(d);
     for (d->s0 = 0; d->s0 < b->T && b->B > 0; d->s0 = d->s1) {
         if (interruption_heard(b->interruption))
             return;
@@ -646,7 +667,8 @@ static void run_direction(backward_pass *d) {
 /* sum (n) of the rows of a (B, n) gradient on initial states; 0 if the caller gave those. */
 static void sum_rows(const backward_call *b, const void *gradient, idx n, int given, void *sum) {
     const sum_args g = {.rows = given ? 0 : b->B, .n = n, .a = gradient, .a_row = n, .sum = sum};
-    memset(sum, 0, (size_t)n * b->net.size);
+    if (!b->grads->accumulate)
+        memset(sum, 0, (size_t)n * b->net.size);
     b->net.k->variant->sum_products(&g);
 }
 
@@ -671,7 +693,7 @@ static plane layer_dy(const backward_call *b, idx layer) {
     const network *net = &b->net;
     const clstm_gradients *g = b->grads;
     const idx DP = net->D * net->P;
-    if (layer < net->L - 1)
+    if (layer < b->part.end_layer - 1)
         return plane_of(b->s.dlayer[layer % 2], b->B * DP, DP);
     if (!g->dy)
         return plane_of(b->s.zeros, 0, 0);
@@ -680,7 +702,7 @@ static plane layer_dy(const backward_call *b, idx layer) {
 
 static plane layer_dx(const backward_call *b, idx layer) {
     const clstm_gradients *g = b->grads;
-    if (layer > 0)
+    if (layer > b->part.layer)
         return layer_dy(b, layer - 1);
     return plane_of(g->dx, (idx)g->dx_time_stride, (idx)g->dx_row_stride);
 }
@@ -692,7 +714,7 @@ static void undrop(void *context, int part) {
     for (idx t = 0; t < b->T; t++)
         for (idx row = rows.begin; row < rows.end; row++) {
             void *dx = plane_at(&b->net, d->dx, t, row);
-            dropout_apply(&b->net, b->head.header->seed, d->layer, t, b->B, row, dx, dx);
+            dropout_apply(&b->net, b->head.header->seed, d->layer, step_of(b, t), b->B, row, dx, dx);
         }
 }
 
@@ -706,7 +728,7 @@ static void backward_layer(const backward_call *b, idx layer) {
     d.columns = d.I + P + 1;
     d.x = layer_input(b, layer);
     d.dx = layer_dx(b, layer);
-    for (idx direction = 0; direction < net->D; direction++) {
+    for (idx direction = b->part.direction; direction < b->part.end_direction; direction++) {
         const idx index = layer * net->D + direction, gates = network_tape_gates(net);
         const direction_tape tape = network_direction_tape(net, b->tape, b->T, b->B, layer, direction);
         d.index = index;
@@ -717,7 +739,7 @@ static void backward_layer(const backward_call *b, idx layer) {
             d.cell = variant_cell_of(net, &d.w);
         d.dparams = g->dparams ? g->dparams + index * network_param_places(net->spec).count : NULL;
         d.h = plane_of(at(net, h.p, direction * P), h.time, h.row);
-        d.dy = plane_of(at(net, dy.p, g->dy || layer < net->L - 1 ? direction * P : 0), dy.time, dy.row);
+        d.dy = plane_of(at(net, dy.p, g->dy || layer < b->part.end_layer - 1 ? direction * P : 0), dy.time, dy.row);
         d.c = plane_of(tape.c, c_states, H);
         d.gates = plane_of(tape.gates, b->B * gates, gates);
         d.unprojected = plane_of(tape.out, c_states, H);
@@ -732,7 +754,7 @@ static void backward_layer(const backward_call *b, idx layer) {
         if (g->dc0)
             memcpy(at(net, g->dc0, index * c_states), b->s.dc, (size_t)c_states * net->size);
     }
-    if (d.dx.p && network_drops(net, layer))
+    if (network_drops(net, layer) && b->part.end_direction == net->D && d.dx.p)
         clstm_parallel((int)b->row_parts.parts, undrop, &d);
 }
 
@@ -749,7 +771,7 @@ static int open_tape(backward_call *b, const clstm_spec *spec, const void *tape)
     b->T = (idx)header->T;
     b->B = (idx)header->B;
     b->head = network_tape(&b->net, tape, b->T, b->B);
-    return CLSTM_OK;
+    return network_part_of(&b->net, header->part, &b->part);
 }
 
 int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, const clstm_gradients *grads,
@@ -778,7 +800,7 @@ int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, c
     b.interruption = &interruption;
     interruption_start(&interruption, grads->interrupt, grads->interrupt_context);
     const fpmode caller = fpmode_enter();
-    for (idx layer = b.net.L - 1; layer >= 0; layer--)
+    for (idx layer = b.part.end_layer - 1; layer >= b.part.layer; layer--)
         backward_layer(&b, layer);
     fpmode_leave(caller);
     return atomic_load(&interruption.ended) ? CLSTM_ERROR_INTERRUPTED : CLSTM_OK;

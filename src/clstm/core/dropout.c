@@ -34,11 +34,12 @@ static idx stream_of(const network *net, enum mask_kind kind, idx index) {
     return net->L + (idx)kind * net->L * net->D + index;
 }
 
-void dropout_apply(const network *net, uint64_t seed, idx layer, idx t, idx B, idx row, const void *from, void *to) {
+void dropout_apply(const network *net, uint64_t seed, idx layer, uint64_t step, idx B, idx row, const void *from,
+                   void *to) {
     const idx n = network_layer_input(net, layer);
     const double p = net->spec->dropout, p_row = net->spec->variant.variational_dropout_x;
     if (layer > 0 && p > 0) {
-        apply(net, key_of(seed, layer - 1), p, (uint64_t)((t * B + row) * n), n, from, to);
+        apply(net, key_of(seed, layer - 1), p, (step * (uint64_t)B + (uint64_t)row) * (uint64_t)n, n, from, to);
         from = to;
     }
     if (p_row > 0)
@@ -72,10 +73,11 @@ step_masks dropout_take_masks(arena *m, const network *net, idx rows) {
     return all;
 }
 
-step_masks dropout_draw_masks(const network *net, const step_masks *all, uint64_t seed, idx index, idx t, idx B,
+step_masks dropout_draw_masks(const network *net, const step_masks *all, uint64_t seed, idx index, uint64_t step, idx B,
                               idx first, idx rows) {
     const clstm_variant *v = &net->spec->variant;
-    const idx H = net->H, P = net->P, row = t * B + first;
+    const idx H = net->H, P = net->P;
+    const uint64_t row = step * (uint64_t)B + (uint64_t)first;
     step_masks masks = {0};
     if (all->recurrent) {
         masks.recurrent = at(net, all->recurrent, first * P);
@@ -85,15 +87,15 @@ step_masks dropout_draw_masks(const network *net, const step_masks *all, uint64_
     if (all->g) {
         masks.g = at(net, all->g, first * H);
         draw(net, seed, stream_of(net, MASK_G, index), v->recurrent_dropout, 1 / (1 - v->recurrent_dropout), 0,
-             (uint64_t)(row * H), rows * H, masks.g);
+             row * (uint64_t)H, rows * H, masks.g);
     }
     if (all->c) {
         masks.c = at(net, all->c, first * H);
-        draw(net, seed, stream_of(net, MASK_C, index), v->zoneout_c, 0, 1, (uint64_t)(row * H), rows * H, masks.c);
+        draw(net, seed, stream_of(net, MASK_C, index), v->zoneout_c, 0, 1, row * (uint64_t)H, rows * H, masks.c);
     }
     if (all->h) {
         masks.h = at(net, all->h, first * P);
-        draw(net, seed, stream_of(net, MASK_H, index), v->zoneout_h, 0, 1, (uint64_t)(row * P), rows * P, masks.h);
+        draw(net, seed, stream_of(net, MASK_H, index), v->zoneout_h, 0, 1, row * (uint64_t)P, rows * P, masks.h);
     }
     return masks;
 }

@@ -53,7 +53,7 @@ static void split_work(forward_call *f) {
 
 /* Takes as many threads as the workspace has room for. */
 static int fit_workspace(forward_call *f, int has_lengths, int training, void *workspace, size_t bytes) {
-    if (has_lengths)
+    if (has_lengths || f->seq->part)
         f->pieces = 1;
     for (;; f->split.parts--) {
         arena m = {.base = workspace};
@@ -114,12 +114,16 @@ static plane layer_output(const forward_call *f, idx layer, idx first) {
     plane a = plane_of(NULL, f->B * DP, DP);
     if (f->tape)
         a.p = network_tape_output(net, f->tape, f->T, f->B, layer);
-    else if (layer == net->L - 1)
+    else if (layer == f->part.end_layer - 1)
         a = plane_of(f->seq->y, (idx)f->seq->y_time_stride, (idx)f->seq->y_row_stride);
     else
         a.p = f->s.between[layer % 2];
     a.p = plane_at(net, a, 0, first);
     return a;
+}
+
+static void drop_row(const forward_call *f, idx layer, idx t, idx row, const void *from, void *to) {
+    dropout_apply(&f->net, f->seq->seed, layer, (uint64_t)f->seq->first_step + (uint64_t)t, f->B, row, from, to);
 }
 
 static plane dropped_output(const forward_call *f, idx layer, idx first, idx rows, plane out) {
@@ -129,30 +133,38 @@ static plane dropped_output(const forward_call *f, idx layer, idx first, idx row
         plane_of(at(net, network_tape_dropped(net, f->tape, f->T, f->B, layer), first * DP), f->B * DP, DP);
     for (idx t = 0; t < f->T; t++)
         for (idx row = 0; row < rows; row++)
-            dropout_apply(net, f->seq->seed, layer + 1, t, f->B, first + row, plane_at(net, out, t, row),
-                          plane_at(net, to, t, row));
+            drop_row(f, layer + 1, t, first + row, plane_at(net, out, t, row), plane_at(net, to, t, row));
     return to;
 }
 
+/* What a layer hands to the one above. */
+static plane passed_on(const forward_call *f, idx layer, idx first, idx rows, plane out) {
+    return f->tape && layer < f->net.L - 1 && network_drops(&f->net, layer + 1)
+               ? dropped_output(f, layer, first, rows, out)
+               : out;
+}
+
 /* What the first layer reads: x itself, or with a tape the copy of it that the tape keeps, with dropout (padding
- * becomes 0). */
+ * becomes 0). Of a part of the network, x is an output of the layer below. */
 static plane first_input(const forward_call *f, idx first, idx rows) {
     const network *net = &f->net;
     const clstm_sequence *q = f->seq;
+    const idx layer = f->part.layer, I = network_layer_input(net, layer);
     const plane x = plane_of(at(net, q->x, first * (idx)q->x_row_stride), (idx)q->x_time_stride, (idx)q->x_row_stride);
     if (!f->tape)
         return x;
-    plane copy = plane_of(network_tape(net, f->tape, f->T, f->B).x, f->B * net->I, net->I);
+    plane copy = plane_of(layer ? network_tape_output(net, f->tape, f->T, f->B, layer - 1)
+                                : network_tape(net, f->tape, f->T, f->B).x,
+                          f->B * I, I);
     copy.p = plane_at(net, copy, 0, first);
     for (idx t = 0; t < f->T; t++) {
         const idx n = active_rows(f->s.active, f->T, t, first, rows);
-        copy_rows(net, x, t, copy, t, 0, n, net->I);
-        for (idx row = 0; row < n && network_drops(net, 0); row++)
-            dropout_apply(net, f->seq->seed, 0, t, f->B, first + row, plane_at(net, copy, t, row),
-                          plane_at(net, copy, t, row));
-        zero_rows(net, copy, t, n, rows, net->I);
+        copy_rows(net, x, t, copy, t, 0, n, I);
+        for (idx row = 0; row < n && layer == 0 && network_drops(net, 0); row++)
+            drop_row(f, 0, t, first + row, plane_at(net, copy, t, row), plane_at(net, copy, t, row));
+        zero_rows(net, copy, t, n, rows, I);
     }
-    return copy;
+    return layer ? passed_on(f, layer - 1, first, rows, copy) : copy;
 }
 
 static forward_pass direction_pass(const forward_call *f, idx layer, idx direction, int part, plane in, plane out) {
@@ -181,7 +193,7 @@ static forward_pass direction_pass(const forward_call *f, idx layer, idx directi
         const idx gates = network_tape_gates(net);
         d.gates = plane_of(at(net, tape.gates, first * gates), f->B * gates, gates);
         d.unprojected = plane_of(tape.out, f->B * net->H, net->H);
-        if (layer == net->L - 1) {
+        if (layer == f->part.end_layer - 1) {
             d.copy = plane_of(f->seq->y, (idx)f->seq->y_time_stride, (idx)f->seq->y_row_stride);
             d.copy.p = at(net, plane_at(net, d.copy, 0, first), offset);
         }
@@ -198,22 +210,21 @@ static forward_pass direction_pass(const forward_call *f, idx layer, idx directi
 
 static void forward_rows(void *context, int part) {
     const forward_call *f = context;
-    const network *net = &f->net;
     const idx first = row_split_start(&f->split, part), rows = row_split_start(&f->split, part + 1) - first;
     if (rows == 0)
         return;
     plane in = first_input(f, first, rows);
-    for (idx layer = 0; layer < net->L; layer++) {
+    for (idx layer = f->part.layer; layer < f->part.end_layer; layer++) {
         const plane out = layer_output(f, layer, first);
         forward_pass d[2];
-        for (idx direction = 0; direction < net->D; direction++)
+        for (idx direction = f->part.direction; direction < f->part.end_direction; direction++) {
             d[direction] = direction_pass(f, layer, direction, part, in, out);
-        for (idx direction = 0; direction < net->D && f->pieces == 1; direction++)
-            forward_pass_run(&d[direction]);
+            if (f->pieces == 1)
+                forward_pass_run(&d[direction]);
+        }
         if (f->pieces > 1)
             forward_pass_run_team(d);
-        in = f->tape && layer < net->L - 1 && network_drops(net, layer + 1) ? dropped_output(f, layer, first, rows, out)
-                                                                            : out;
+        in = passed_on(f, layer, first, rows, out);
     }
 }
 
@@ -253,6 +264,8 @@ static void write_tape_head(const forward_call *f) {
     tape.header->T = f->T;
     tape.header->B = f->B;
     tape.header->seed = f->seq->seed;
+    tape.header->first_step = f->seq->first_step;
+    tape.header->part = f->seq->part;
     if (f->seq->lengths && f->B)
         memcpy(tape.lengths, f->seq->lengths, (size_t)f->B * sizeof *tape.lengths);
     write_states(f, &tape);
@@ -266,6 +279,8 @@ int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence
     int status = network_check_batch(spec, seq->T, seq->B);
     if (!status)
         status = network_open_pack(spec, pack, tape != NULL, &f.net);
+    if (!status)
+        status = seq->first_step < 0 ? CLSTM_ERROR_SIZE : network_part_of(&f.net, seq->part, &f.part);
     if (status)
         return status;
     const int empty = f.T == 0 || f.B == 0;

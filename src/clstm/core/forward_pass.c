@@ -48,7 +48,8 @@ static void variant_step_rows(const forward_pass *d, idx t, idx before, idx begi
     const plane out = network_projects(net) ? d->unprojected : d->out;
     const forward_call *f = d->f;
     const step_masks masks =
-        dropout_draw_masks(net, &f->s.masks, f->seq->seed, d->index, t, f->B, d->first + begin, end - begin);
+        dropout_draw_masks(net, &f->s.masks, f->seq->seed, d->index, (uint64_t)f->seq->first_step + (uint64_t)t, f->B,
+                           d->first + begin, end - begin);
     const variant_step_args g = {
         .rows = end - begin,
         .products = at(net, products, begin * net->z_width),

@@ -25,6 +25,7 @@ typedef struct forward_call {
     const clstm_sequence *seq;
     const void *pack;
     void *tape; /* or NULL */
+    network_part part;
     idx T, B;
     idx chunk; /* steps whose input product is made at once; 0: it is part of the step */
     row_split split;

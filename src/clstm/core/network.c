@@ -344,6 +344,20 @@ int network_open_pack(const clstm_spec *spec, const void *pack, int training, ne
     return CLSTM_OK;
 }
 
+int network_part_of(const network *net, int64_t part, network_part *range) {
+    const network_part whole = {0, net->L, 0, net->D};
+    if (part < 0 || part > net->L * net->D)
+        return CLSTM_ERROR_SIZE;
+    *range = whole;
+    if (part) {
+        range->layer = (idx)(part - 1) / net->D;
+        range->end_layer = range->layer + 1;
+        range->direction = (idx)(part - 1) % net->D;
+        range->end_direction = range->direction + 1;
+    }
+    return CLSTM_OK;
+}
+
 /* ---- tape ---- */
 
 static tape_parts take_head(arena *m, const network *net, idx T, idx B) {

@@ -52,6 +52,14 @@ static inline network network_of(const clstm_spec *spec, const clstm_isa_kernels
     return net;
 }
 
+/* The layers and directions that a call runs. */
+typedef struct network_part {
+    idx layer, end_layer, direction, end_direction;
+} network_part;
+
+/* part: as in clstm_sequence. */
+int network_part_of(const network *net, int64_t part, network_part *range);
+
 static inline idx round_up(idx n, idx to) { return (n + to - 1) / to * to; }
 
 static inline idx network_layer_input(const network *net, idx layer) { return layer ? net->D * net->P : net->I; }
@@ -107,6 +115,7 @@ typedef struct tape_header {
     clstm_spec spec;
     int64_t T, B;
     uint64_t seed;
+    int64_t first_step, part;
 } tape_header;
 
 /* What one layer and direction records. */

@@ -76,18 +76,13 @@ class RecurrentLayer:
         y, states = self._run(array, mask, self._state if state is None else state)
         if self._stateful:
             self._state = states
-        outputs = self._merged(y, mask)
+        outputs = self._merged(y)
         after = x.mask if self._sequences else None
         tensors = [Tensor(output, after) for output in outputs]
         return tensors + [Tensor(array) for array in states] if self._return_state else tensors
 
     def _run(self, x: np.ndarray, mask: np.ndarray | None, state: State | None) -> tuple[np.ndarray, State]:
-        """Outputs at valid steps, which are moved to the front, and final states."""
-        lengths = None
-        if mask is not None:
-            # A masked step carries the state on: it is as if it was not there.
-            x = np.take_along_axis(x, np.argsort(~mask, axis=1, kind="stable")[:, :, None], axis=1)
-            lengths = mask.sum(axis=1)
+        """Outputs and final states."""
         pair = None
         if state is not None:
             if len(state) != 2 * (1 + self.lstm.bidirectional):
@@ -95,15 +90,20 @@ class RecurrentLayer:
             if state[0].shape[0] != x.shape[0]:
                 raise ValueError(f"x has {x.shape[0]} rows, but the state has {state[0].shape[0]}")
             pair = np.stack(state[0::2]), np.stack(state[1::2])  # (D, batch, H)
-        y, (h, c) = self.lstm(x, pair, lengths)
+        y, (h, c) = self.lstm(x, pair, mask=mask)
+        if self._zero_masked and mask is not None:
+            y[~mask] = 0
         return y, [array for pair in zip(h, c, strict=True) for array in pair]
 
-    def _merged(self, y: np.ndarray, mask: np.ndarray | None) -> list[np.ndarray]:
+    def _merged(self, y: np.ndarray) -> list[np.ndarray]:
         """Both directions together, at all steps or at the one that is processed last."""
+        if not self._sequences and not y.shape[1]:
+            raise ValueError("x has no time steps, but at least one is expected")
         if not self.lstm.bidirectional:
-            return [self._placed(y, mask, reverse=False)]
-        forward, backward = np.split(y, 2, axis=2)
-        a, b = self._placed(forward, mask, reverse=False), self._placed(backward, mask, reverse=True)
+            return [y if self._sequences else y[:, -1]]
+        a, b = np.split(y, 2, axis=2)
+        if not self._sequences:
+            a, b = a[:, -1], b[:, 0]
         if self.merge_mode is None:
             return [a, b]
         if self.merge_mode == "concat":
@@ -111,22 +111,6 @@ class RecurrentLayer:
         if self.merge_mode == "mul":
             return [a * b]
         return [a + b] if self.merge_mode == "sum" else [(a + b) / 2]
-
-    def _placed(self, y: np.ndarray, mask: np.ndarray | None, reverse: bool) -> np.ndarray:
-        """Outputs of one direction where Keras puts them: a masked step repeats the output before it, or is 0."""
-        if mask is not None:
-            valid = np.cumsum(mask, axis=1)
-            # The reverse direction is asked for at valid steps, or at the first step: its last output, if there is one.
-            known = np.broadcast_to(valid[:, -1:] > 0, mask.shape) if reverse else valid > 0
-            if self._zero_masked:
-                known = known & mask
-            y = np.take_along_axis(y, np.maximum(valid - 1, 0)[:, :, None], axis=1)
-            y = np.where(known[:, :, None], y, y.dtype.type(0))
-        if self._sequences:
-            return y
-        if not y.shape[1]:
-            raise ValueError("x has no time steps, but at least one is expected")
-        return y[:, 0 if reverse else -1]
 
 
 def make_layer(layer: Mapping[str, Any], arrays: list[np.ndarray], version: int | None) -> RecurrentLayer:
