@@ -126,6 +126,10 @@ typedef struct clstm_variant {
     double cell_clip;                /* > 0: limits c' */
     double proj_clip;                /* > 0, with a projection: limits h */
     double recurrent_dropout;        /* 0..1, on g in training */
+    double variational_dropout_x;    /* 0..1, on a layer's input in training: one mask for all steps of a row */
+    double variational_dropout_h;    /* 0..1, the same on h in the recurrent product */
+    double zoneout_c, zoneout_h;     /* 0..1: how likely an element of c or h keeps its old value in training */
+    double layer_norm_eps; /* > 0: layer normalisation of the gates and of c' in the output, with this epsilon */
 } clstm_variant;
 
 /* What to compute: a stack of LSTM layers, PyTorch's nn.LSTM.
@@ -154,6 +158,8 @@ int clstm_check_spec(const clstm_spec *spec);
  *     bias_ih (GH), bias_hh (GH)        with bias
  *     weight_hr (P, H)                  with a projection
  *     weight_ch (2 or 3, H)             with peepholes, in the order i, f, o
+ *     weight_ln (G, H), weight_ln_c (H) with layer normalisation: gains of the gates, and of c'
+ *     bias_ln_c (H)                     with layer normalisation and bias; the biases of the gates are those above
  *     h_0 (P), c_0 (H)                  with a learned initial state
  * The gates lie in the order i, f, g, o along the first axis, those without weights left out.
  * The spec must be one that clstm_check_spec accepts. */

@@ -53,8 +53,8 @@ class Problem(NamedTuple):
         return self.variant.get("proj_size") or self.hidden_size
 
     def lstm(self, **options):
-        """A new network, the same for the same problem. PyTorch's initial values: no bias is 0."""
-        return clstm.LSTM(
+        """A new network, the same for the same problem. PyTorch's initial values: no bias is 0; and no gain is 1."""
+        lstm = clstm.LSTM(
             self.input_size,
             self.hidden_size,
             self.num_layers,
@@ -63,6 +63,11 @@ class Problem(NamedTuple):
             | self.variant
             | options,
         )
+        rng = np.random.default_rng(self.seed)
+        for name, gain in lstm.parameters().items():
+            if name.startswith("weight_ln"):
+                gain[...] = rng.uniform(0.3, 1.7, gain.shape)
+        return lstm
 
     def batch(self):
         """A random batch, the same for the same problem."""
@@ -101,8 +106,9 @@ def problems(sizes=ODD_SIZES, batches=ODD_BATCHES, layers=(1, 2, 3), steps=(1, 2
 
 
 @st.composite
-def variant_problems(draw, smooth=False, **drawn):
-    """Strategy for problems whose network is a variant, in any combination. smooth: without kinks."""
+def variant_problems(draw, smooth=False, zoneout=False, **drawn):
+    """Strategy for problems whose network is a variant, in any combination. smooth: without kinks. zoneout: with it, so
+    that training differs from inference."""
     problem = draw(problems(**drawn))
     numbers = st.sampled_from((0.3, 0.7, 1.5))
     couplings = ({}, {"coupling": "forget"}, {"coupling": "input"}, {"forget_gate": False})
@@ -114,9 +120,21 @@ def variant_problems(draw, smooth=False, **drawn):
         places = [place for place in "ifgoh" if place != "f" or options.get("forget_gate", True)]
         names = SMOOTH if smooth else list(ACTIVATIONS)
         options["activations"] = draw(st.dictionaries(st.sampled_from(places), st.sampled_from(names)))
+    if draw(st.booleans()):
+        options |= {"layer_norm": True, "layer_norm_eps": draw(st.sampled_from((0.2, 1.0)))}
+    if zoneout:
+        options |= {name: draw(st.sampled_from((0, 0.3, 1))) for name in ("zoneout_c", "zoneout_h")}
     for name in () if smooth else ("clip", "cell_clip", *["proj_clip"] * ("proj_size" in options)):
         options[name] = draw(st.none() | numbers)
     return problem._replace(variant=options)
+
+
+REGULARIZERS = ("recurrent_dropout", "variational_dropout_x", "variational_dropout_h", "zoneout_c", "zoneout_h")
+
+
+def regularizers():
+    """Strategy for options that training draws masks for."""
+    return st.dictionaries(st.sampled_from(REGULARIZERS), st.sampled_from((0.2, 0.5)), min_size=1)
 
 
 def outputs(lstm, batch):

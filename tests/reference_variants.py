@@ -44,15 +44,25 @@ def activate(options, place, z):
     return ACTIVATIONS[name](z, *numbers)
 
 
+def normalized(z, gain, eps):
+    deviation = np.sqrt(np.mean((z - np.mean(z)) ** 2) + eps)
+    return gain * (z - np.mean(z)) / deviation
+
+
+def mixed(stays, old, new):
+    return stays * old + (1 - stays) * new
+
+
 def run_variant(options, parameters, suffix, x, h, c):
     """One direction of one layer over the whole of x (T, I). Returns y (T, P) and the final h and c."""
     H = len(c)
+    eps = options.get("layer_norm_eps", 1e-5)
     absent = {None: "", "forget": "f", "input": "i"}[options.get("coupling")]
     absent += "" if options.get("forget_gate", True) else "f"
     gates = [gate for gate in "ifgo" if gate not in absent]
     own = {
         kind: dict(zip(gates, np.split(parameters[f"{kind}_{suffix}"], len(gates)), strict=True))
-        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ln")
         if f"{kind}_{suffix}" in parameters
     }
     seeing = [gate for gate in gates if gate != "g"]
@@ -60,18 +70,27 @@ def run_variant(options, parameters, suffix, x, h, c):
 
     def gate(name, x_t, h, seen):
         z = own["weight_ih"][name] @ x_t + own["weight_hh"][name] @ h + peepholes.get(name, 0) * seen
+        if "weight_ln" in own:
+            z = normalized(z, own["weight_ln"][name][0], eps)
         if "bias_ih" in own:
             z = z + own["bias_ih"][name] + own["bias_hh"][name]
         return activate(options, name, limited(z, options.get("clip")))
+
+    def normalized_cell(c):
+        if "weight_ln" not in own:
+            return c
+        return normalized(c, parameters[f"weight_ln_c_{suffix}"], eps) + parameters.get(f"bias_ln_c_{suffix}", 0)
 
     y = []
     for x_t in x:
         i = None if "i" in absent else gate("i", x_t, h, c)
         f = 1 - i if options.get("coupling") == "forget" else 1 if "f" in absent else gate("f", x_t, h, c)
         i = 1 - f if i is None else i
-        c = limited(f * c + i * gate("g", x_t, h, 0), options.get("cell_clip"))
-        h = gate("o", x_t, h, c) * activate(options, "h", c)
+        new_c = limited(f * c + i * gate("g", x_t, h, 0), options.get("cell_clip"))
+        c = mixed(options.get("zoneout_c", 0), c, new_c)
+        new_h = gate("o", x_t, h, c) * activate(options, "h", normalized_cell(new_c))
         if f"weight_hr_{suffix}" in parameters:
-            h = limited(parameters[f"weight_hr_{suffix}"] @ h, options.get("proj_clip"))
+            new_h = limited(parameters[f"weight_hr_{suffix}"] @ new_h, options.get("proj_clip"))
+        h = mixed(options.get("zoneout_h", 0), h, new_h)
         y.append(h)
     return np.array(y).reshape(len(y), len(h)), h, c

@@ -621,6 +621,9 @@ def test_written_variants_give_the_same_numbers(tmp_path, rng, options, bidirect
     ("options", "message"),
     [
         ({"proj_size": 2}, "proj_size"),
+        ({"layer_norm": True}, "layer_norm"),
+        ({"zoneout_c": 0.1}, "zoneout_c"),
+        ({"zoneout_h": 0.1}, "zoneout_h"),
         ({"cell_clip": 1.0}, "cell_clip"),
         ({"learn_initial_state": True}, "learn_initial_state"),
         ({"coupling": "input"}, "coupling 'input'"),

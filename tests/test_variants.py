@@ -5,9 +5,20 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from problems import ODD_SIZES, Problem, assert_same_bytes, called, outputs, torch_lstm, variant_problems
+from problems import (
+    ODD_SIZES,
+    REGULARIZERS,
+    Problem,
+    assert_same_bytes,
+    called,
+    named,
+    outputs,
+    regularizers,
+    torch_lstm,
+    variant_problems,
+)
 from reference import lstm as reference
 from reference_variants import ACTIVATIONS as FORMULAS
 from test_bits import ISAS, PER_ROW, pieces, rows_of
@@ -26,6 +37,8 @@ EVERYTHING = {
     "cell_clip": 1.0,
     "proj_clip": 0.25,
     "learn_initial_state": True,
+    "layer_norm": True,
+    "layer_norm_eps": 0.01,
 }
 SINGLE = [
     {"proj_size": 5},
@@ -38,6 +51,7 @@ SINGLE = [
     {"cell_clip": 0.5},
     {"proj_size": 5, "proj_clip": 0.1},
     {"learn_initial_state": True},
+    {"layer_norm": True},
     EVERYTHING,
 ]
 each_variant = pytest.mark.parametrize("variant", SINGLE, ids=lambda variant: "+".join(variant))
@@ -48,7 +62,7 @@ sizes = {"sizes": (1, 2, 3, 8, 9, 17), "batches": (1, 2, 5, 17), "layers": (1, 2
 
 
 @settings(max_examples=150)
-@given(variant_problems(**sizes))
+@given(variant_problems(**sizes) | variant_problems(zoneout=True, **sizes))
 def test_outputs_are_those_of_the_reference(problem):
     lstm, batch = problem.lstm(), problem.batch()
     y, state = reference(
@@ -81,6 +95,40 @@ def test_projection_is_that_of_pytorch(I, H, P, bidirectional, dtype):
     tolerance = {"float32": 1e-5, "float64": 1e-13}[dtype]
     for name, found in outputs(lstm, batch).items():
         np.testing.assert_allclose(found, expected[name].detach().numpy(), rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_layer_normalisation_is_that_of_pytorch(bias):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    I, H, T, B = 5, 37, 4, 3
+    lstm = clstm.LSTM(I, H, bias=bias, layer_norm=True, dtype="float64", seed=0)
+    rng = np.random.default_rng(0)
+    values = {name: rng.standard_normal(array.shape) for name, array in lstm.parameters().items()}
+    lstm.load_state_dict(values)
+    x = rng.standard_normal((T, B, I))
+    w = {name.removesuffix("_l0"): torch.tensor(array, requires_grad=True) for name, array in values.items()}
+    h = c = torch.zeros(B, H, dtype=torch.float64)
+    expected = []
+    for x_t in torch.tensor(x):
+        rows = (x_t @ w["weight_ih"].T + h @ w["weight_hh"].T).unflatten(1, (4, H))
+        normed = torch.nn.functional.layer_norm(rows, (H,), eps=1e-5).flatten(1) * w["weight_ln"].flatten()
+        i, f, g, o = (normed + (w["bias_ih"] + w["bias_hh"] if bias else 0)).chunk(4, 1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * torch.nn.functional.layer_norm(c, (H,), w["weight_ln_c"], w.get("bias_ln_c"), 1e-5).tanh()
+        expected.append(h)
+    torch.stack(expected).square().sum().backward()
+    y, _, tape = lstm.forward(x)
+    np.testing.assert_allclose(y, torch.stack(expected).detach(), rtol=1e-12, atol=1e-12)
+    for name, gradient in lstm.backward(tape, 2 * y)[2].items():
+        np.testing.assert_allclose(gradient, w[name.removesuffix("_l0")].grad, rtol=1e-9, atol=1e-10, err_msg=name)
+
+
+def test_gains_of_layer_normalisation_start_at_1():
+    for init in ("default", "pytorch"):
+        lstm = clstm.LSTM(3, 4, layer_norm=True, init=init, seed=0)
+        assert (lstm.weight_ln_l0 == 1).all()
+        assert (lstm.weight_ln_c_l0 == 1).all()
+    assert "bias_ln_c_l0" not in clstm.LSTM(3, 4, bias=False, layer_norm=True).state_dict()
 
 
 def function_values(name, x):
@@ -173,8 +221,10 @@ def test_every_element_agrees_with_central_differences(problem):
 @given(variant_problems(**sizes))
 def test_gradients_agree_with_the_derivative_of_the_reference(problem):
     loss = Loss(problem)
+    gradients = loss.gradients()
+    assume(all(np.abs(gradient).max() < 1e6 for gradient in gradients.values()))  # softplus may make c explode
     rng = np.random.default_rng(problem.seed)
-    for name, gradient in loss.gradients().items():
+    for name, gradient in gradients.items():
         assert gradient.dtype == problem.dtype
         assert gradient.shape == loss.arguments[name].shape
         direction = rng.choice([-1.0, 1.0], gradient.shape)
@@ -273,7 +323,7 @@ def test_results_do_not_depend_on_how_time_was_cut(problem):
 
 
 @settings(max_examples=40)
-@given(variant_problems(**sizes, bidirectional=False, with_lengths=False))
+@given(variant_problems(zoneout=True, **sizes, bidirectional=False, with_lengths=False))
 def test_a_stream_gives_the_outputs_of_a_call(problem):
     lstm, batch = problem.lstm(), problem.batch()
     stream = lstm.stream(problem.B)
@@ -305,7 +355,12 @@ def test_nan_and_infinity_stay_in_their_row(variant):
     assert np.isfinite(found["y"][:2, 1, : problem.features]).all()
 
 
-# ---- dropout inside the cell ----
+# ---- dropout inside the cell, and zoneout ----
+
+
+each_regularizer = pytest.mark.parametrize(
+    "options", [*({name: 0.3} for name in REGULARIZERS), dict.fromkeys(REGULARIZERS, 0.3)], ids="+".join
+)
 
 
 def recurrent_masks(p, T, B, H, **options):
@@ -337,6 +392,90 @@ def test_recurrent_dropout_of_all_or_nothing():
     assert "recurrent_dropout" not in clstm.LSTM(3, 4, recurrent_dropout=0).config()
 
 
+@each_regularizer
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_checkpoints_make_the_same_masks_again(bidirectional, options):
+    variant = {"layer_norm": True, "peepholes": True, "dropout": 0.2, **options}
+    problem = Problem(3, 9, 2, bidirectional, T=13, B=5, with_lengths=True, variant=variant)
+    found = []
+    for checkpoint in (False, 4):
+        lstm, batch = problem.lstm(), problem.batch()
+        y, state, tape = lstm.forward(batch.x, batch.state, batch.lengths, checkpoint=checkpoint)
+        dx, dstate, grads = lstm.backward(tape, batch.dy, batch.dstate)
+        found.append(named(y, state) | {"dx": dx, "dh": dstate[0], "dc": dstate[1]} | grads)
+    assert_same_bytes(*found)
+
+
+@pytest.mark.parametrize("variant", [{}, {"proj_size": 5, "peepholes": True}, {"layer_norm": True}], ids=str)
+def test_zoneout_takes_each_element_from_before_or_from_the_new_step(variant):
+    lstm = clstm.LSTM(3, 9, zoneout_c=0.4, zoneout_h=0.7, seed=0, **variant)
+    without = clstm.LSTM(3, 9, seed=0, **variant)
+    x = np.random.default_rng(0).standard_normal((1, 200, 3)).astype(np.float32)
+    before = without(x)[1]
+    _, expected = without(x, before)
+    _, found, _ = lstm.forward(x, before)
+    for old, new, array, p in zip(before, expected, found, (0.7, 0.4), strict=True):
+        assert np.all((array == old) | (array == new))
+        assert abs(np.mean(array == old) - p) < 0.05
+
+
+def test_zoneout_draws_for_each_step_row_and_unit():
+    x = np.random.default_rng(0).standard_normal((40, 50, 3)).astype(np.float32)
+    y, _, _ = clstm.LSTM(3, 30, zoneout_h=0.3, seed=0).forward(x)
+    one = ["affine", 0, 1]
+    counting = {"forget_gate": False, "activations": {"i": one, "g": one, "o": one, "h": "identity"}}
+    h, _, _ = clstm.LSTM(3, 30, zoneout_c=0.3, seed=0, **counting).forward(x)  # 1 more than the c before
+    for stayed in (y[1:] == y[:-1], h[1:] == h[:-1]):
+        for axes in ((1, 2), (0, 2), (0, 1)):
+            assert np.all(np.abs(stayed.mean(axes) - 0.3) < 0.12)
+
+
+def test_zoneout_of_all_keeps_the_state():
+    problem = Problem(3, 9, 2, True, variant={"zoneout_c": 1, "zoneout_h": 1})
+    lstm, batch = problem.lstm(), problem.batch()
+    _, state, tape = lstm.forward(batch.x, batch.state)
+    _, dstate, grads = lstm.backward(tape, None, batch.dstate)
+    assert_same_bytes(dict(zip("hc", state, strict=True)), dict(zip("hc", batch.state, strict=True)))
+    assert_same_bytes(dict(zip("hc", dstate, strict=True)), dict(zip("hc", batch.dstate, strict=True)))
+    assert not any(array.any() for array in grads.values())
+
+
+def test_variational_dropout_has_one_mask_for_all_steps_of_a_row():
+    x = np.random.default_rng(0).standard_normal((6, 50, 40)).astype(np.float32)
+    state = tuple(np.random.default_rng(1).standard_normal((2, 1, 50, 30)).astype(np.float32))
+    plain, scale = clstm.LSTM(40, 30, seed=0), np.float32(1 / 0.7)
+
+    on_x = clstm.LSTM(40, 30, seed=0, variational_dropout_x=0.3)
+    y, _, tape = on_x.forward(x)
+    kept = on_x.backward(tape, np.ones_like(y))[0] != 0
+    assert np.all(kept == kept[0])
+    assert_same_bytes(y, plain(x * kept * scale)[0])
+    assert_same_bytes(on_x(x)[0], plain(x)[0])
+
+    on_h = clstm.LSTM(40, 30, seed=0, variational_dropout_h=0.3)
+    y, _, tape = on_h.forward(x, state)
+    kept_h = on_h.backward(tape, np.ones_like(y))[1][0] != 0
+    for t in range(6):
+        y_t, state = plain(x[t : t + 1], (state[0] * kept_h * scale, state[1]))
+        assert_same_bytes(y[t], y_t[0])
+
+    for mask in (kept[0], kept_h[0]):  # each row and feature has masks of its own
+        assert np.all(np.abs(mask.mean(0) - 0.7) < 0.25)
+        assert np.all(np.abs(mask.mean(1) - 0.7) < 0.3)
+        assert abs(mask.mean() - 0.7) < 0.05
+
+
+def test_variational_dropout_differs_between_layers_and_directions():
+    lstm = clstm.LSTM(40, 40, 2, bidirectional=True, variational_dropout_x=0.5, variational_dropout_h=0.5, seed=0)
+    y, _, tape = lstm.forward(np.ones((9, 1, 40)), (np.ones((4, 1, 40)), np.ones((4, 1, 40))))
+    dx, (dh_0, _), grads = lstm.backward(tape, np.ones_like(y))
+    below, above = dx[0, 0] != 0, np.any(grads["weight_ih_l1"] != 0, axis=0)
+    masks = [below, above[:40], above[40:], *(dh_0[:, 0] != 0)]
+    for i, mask in enumerate(masks):
+        assert 0.2 < mask.mean() < 0.8
+        assert all(0.2 < np.mean(mask == other) < 0.8 for other in masks[:i])
+
+
 def test_directions_and_layers_have_masks_of_their_own():
     masks, _ = recurrent_masks(0.5, 30, 20, 10, bidirectional=True)
     forward, reverse = masks[..., :10] > 0.5, np.diff(masks[..., 10:], axis=0) != 0
@@ -347,11 +486,22 @@ def test_directions_and_layers_have_masks_of_their_own():
 @given(
     variant_problems(
         smooth=True, sizes=(1, 2, 3, 9), layers=(1, 2), batches=(1, 2, 5), steps=(1, 3, 7), dtypes=["float64"]
-    )
+    ),
+    regularizers(),
 )
-def test_gradients_through_recurrent_dropout_agree_with_central_differences(problem):
-    loss = Loss(problem, recurrent_dropout=0.4)
-    rng = np.random.default_rng(problem.seed)
+def test_gradients_through_masks_agree_with_central_differences(problem, options):
+    check_central_differences(Loss(problem, **options), problem.seed)
+
+
+@each_regularizer
+def test_gradients_of_long_sequences_through_masks_agree_with_central_differences(options):
+    """More steps than are handled at once."""
+    problem = Problem(3, 5, 2, True, dtype="float64", T=130, B=3, with_lengths=True)
+    check_central_differences(Loss(problem, **options), 0)
+
+
+def check_central_differences(loss, seed):
+    rng = np.random.default_rng(seed)
     for name, gradient in loss.gradients().items():
         direction = rng.standard_normal(gradient.shape)
         direction /= np.linalg.norm(direction)
@@ -361,21 +511,42 @@ def test_gradients_through_recurrent_dropout_agree_with_central_differences(prob
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_recurrent_dropout_has_the_same_bits_on_any_machine(dtype):
-    options = {"recurrent_dropout": 0.3, "dropout": 0.2, "proj_size": 7}
-    problem = Problem(17, 65, 2, True, dtype=dtype, T=20, B=33, with_lengths=True, variant=options)
+@each_regularizer
+def test_masks_have_the_same_bits_on_any_machine(options, dtype):
+    options = {"dropout": 0.2, "proj_size": 7, "layer_norm": True, **options}
+    problem = Problem(17, 65, 2, True, dtype=dtype, T=9, B=33, with_lengths=True, variant=options)
     found = []
     for isa, threads in [*((isa, 1) for isa in ISAS), (ISAS[0], 2), (ISAS[0], 3)]:
         _core.set_isa(isa)
         clstm.set_num_threads(threads)
         lstm, batch = problem.lstm(), problem.batch()
+        plain = {f"plain {name}": array for name, array in called(lstm, batch).items()}
         y, state, tape = lstm.forward(batch.x, batch.state, batch.lengths)
         dx, dstate, grads = lstm.backward(tape, batch.dy, batch.dstate)
-        found.append({"y": y, "h": state[0], "c": state[1], "dx": dx, "dh": dstate[0], "dc": dstate[1]} | grads)
+        found.append(plain | named(y, state) | {"dx": dx, "dh": dstate[0], "dc": dstate[1]} | grads)
         assert_same_bytes(found[-1], found[0])
 
 
 # ---- an LSTM like any other ----
+
+
+@each_regularizer
+def test_regularizers_are_kept(options, tmp_path):
+    lstm = clstm.LSTM(3, 9, seed=0, **options)
+    x = np.ones((4, 2, 3), np.float32)
+    lstm.save(tmp_path / "file.safetensors")
+    for same in (clstm.LSTM(**lstm.config()), clstm.LSTM.load(tmp_path / "file.safetensors")):
+        assert same.config() == lstm.config() == {**clstm.LSTM(3, 9).config(), **options}
+        assert repr(same) == repr(lstm)
+    assert_same_bytes(pickle.loads(pickle.dumps(lstm)).forward(x)[0], copy.deepcopy(lstm).forward(x)[0])
+    assert not np.array_equal(lstm.forward(x)[0], lstm.forward(x)[0])
+    for name in options:
+        with pytest.raises(AttributeError, match=f"{name} is fixed"):
+            setattr(lstm, name, 0.0)
+        with pytest.raises(ValueError, match=f"{name} is 0.3, which torch.nn.LSTM has not"):
+            clstm.LSTM(3, 9, **{name: 0.3}).to_torch()
+        with pytest.raises(ValueError, match=f"{name} is 1.5, but a number from 0 to 1 is expected"):
+            clstm.LSTM(3, 9, **{name: 1.5})
 
 
 @each_variant
@@ -461,7 +632,14 @@ def test_a_cell_takes_the_same_options():
         ({"activations": {"g": ("elu", np.inf)}}, ValueError, r"alpha of activations\['g'\] is inf, but a finite"),
         ({"activations": {"g": ("elu", "1")}}, TypeError, r"alpha of activations\['g'\] is '1', but a number"),
         ({"activations": {"f": "relu"}, "forget_gate": False}, ValueError, "activations has 'f', but forget_gate"),
-        ({"recurrent_dropout": 1.5}, ValueError, "recurrent_dropout is 1.5, but a number from 0 to 1 is expected"),
+        ({"layer_norm": 1e-5}, TypeError, "layer_norm is 1e-05, but True or False is expected"),
+        (
+            {"layer_norm": True, "layer_norm_eps": 0},
+            ValueError,
+            "layer_norm_eps is 0.0, but a number above 0 is expected",
+        ),
+        ({"layer_norm": True, "layer_norm_eps": None}, TypeError, "layer_norm_eps is None, but a number is expected"),
+        ({"layer_norm_eps": 0.1}, ValueError, "layer_norm_eps is 0.1, but layer_norm is False"),
         ({"learn_initial_state": 1}, TypeError, "learn_initial_state is 1, but True or False is expected"),
         ({"clip": 0}, ValueError, "clip is 0.0, but a number above 0, or None for no limit, is expected"),
         ({"clip": -1.0}, ValueError, "clip is -1.0, but a number above 0"),

@@ -24,6 +24,11 @@ cdef extern from "clstm_capi.h" nogil:
         double cell_clip
         double proj_clip
         double recurrent_dropout
+        double variational_dropout_x
+        double variational_dropout_h
+        double zoneout_c
+        double zoneout_h
+        double layer_norm_eps
 
     ctypedef struct clstm_spec:
         int64_t input_size

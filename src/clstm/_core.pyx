@@ -250,6 +250,11 @@ cdef class Weights:
         v.cell_clip = options["cell_clip"]
         v.proj_clip = options["proj_clip"]
         v.recurrent_dropout = options["recurrent_dropout"]
+        v.variational_dropout_x = options["variational_dropout_x"]
+        v.variational_dropout_h = options["variational_dropout_h"]
+        v.zoneout_c = options["zoneout_c"]
+        v.zoneout_h = options["zoneout_h"]
+        v.layer_norm_eps = options["layer_norm_eps"]
         return 0
 
     cdef int add_parameter(self, tuple shape) except -1:

@@ -54,6 +54,9 @@ class LSTMCell(Module):
     bias_hh = Parameter()
     weight_hr = Parameter()
     weight_ch = Parameter()
+    weight_ln = Parameter()
+    weight_ln_c = Parameter()
+    bias_ln_c = Parameter()
     h_0 = Parameter()
     c_0 = Parameter()
 

@@ -14,7 +14,7 @@ def default(parameters: dict[str, np.ndarray], hidden_size: int, rng: np.random.
     """Glorot uniform W_ih and W_hr (Glorot & Bengio 2010), orthogonal W_hh (Saxe et al. 2014), each gate by itself;
     forget gate's bias 1 (Gers et al. 2000; Jozefowicz et al. 2015), so that the cell remembers from the start;
     without weights of f, the input gate's bias is -1 (Hochreiter & Schmidhuber 1997). Peepholes start at 0, as if there
-    were none."""
+    were none; gains of layer normalisation at 1."""
     for name, array in parameters.items():
         if name.startswith(("weight_ih", "weight_hr")):
             bound = math.sqrt(6 / (hidden_size + array.shape[-1 if name.startswith("weight_ih") else 0]))
@@ -22,6 +22,8 @@ def default(parameters: dict[str, np.ndarray], hidden_size: int, rng: np.random.
         elif name.startswith("weight_hh"):
             for gate in array.reshape(len(gates), hidden_size, -1):
                 gate[...] = orthogonal(hidden_size, rng)[:, : gate.shape[1]]
+        elif name.startswith("weight_ln"):
+            array[...] = 1
         else:
             array[...] = 0
             if name.startswith("bias_ih"):
@@ -36,10 +38,10 @@ def orthogonal(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def pytorch(parameters: dict[str, np.ndarray], hidden_size: int, rng: np.random.Generator, gates: str = "ifgo") -> None:
-    """Everything uniform in +-1/sqrt(hidden_size), as `torch.nn.LSTM`."""
+    """Everything uniform in +-1/sqrt(hidden_size), as `torch.nn.LSTM`; gains of layer normalisation 1."""
     bound = 1 / math.sqrt(hidden_size)
-    for array in parameters.values():
-        array[...] = rng.uniform(-bound, bound, array.shape)
+    for name, array in parameters.items():
+        array[...] = 1 if name.startswith("weight_ln") else rng.uniform(-bound, bound, array.shape)
 
 
 INITIALIZERS: dict[str, Initializer] = {"default": default, "pytorch": pytorch}

@@ -75,6 +75,17 @@ class LSTM(Module):
     recurrent_dropout : float, default 0.0
         Probability of zeroing an element of g, at every step, in `forward` only; the others are scaled by
         1 / (1 - recurrent_dropout) (Semeniuta et al. 2016).
+    variational_dropout_x, variational_dropout_h : float, default 0.0
+        Probability of zeroing an input of each layer, or an element of h in the recurrent product, at all steps of a
+        sequence, in `forward` only; the others are scaled by 1 / (1 - p) (Gal & Ghahramani 2016).
+    zoneout_c, zoneout_h : float, default 0.0
+        Probability that an element of c or h keeps its old value at a step, in `forward`; plain calls mix old and new
+        by it (Krueger et al. 2017).
+    layer_norm : bool, default False
+        Whether each gate, and c in the output, is normalised over the hidden units (Ba et al. 2016): to mean 0 and
+        deviation 1, then times a gain, plus the bias.
+    layer_norm_eps : float, default 1e-5
+        What layer normalisation adds to a variance before its square root.
     dtype : {"float32", "float64"}, default "float32"
         Type of parameters and results. Other real types of x are converted to it.
     seed : int, optional
@@ -87,7 +98,8 @@ class LSTM(Module):
     ----------
     weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, weight_ih_l0_reverse, weight_ih_l1, ... : ndarray
         Parameters, as PyTorch names and shapes them: (4H, I or D*P), (4H, P), (4H,), (4H,); gates in the order
-        i, f, g, o. With a projection weight_hr_l0 (P, H), with peepholes weight_ch_l0 (3, H) of i, f, o. They are
+        i, f, g, o. With a projection weight_hr_l0 (P, H), with peepholes weight_ch_l0 (3, H) of i, f, o; with layer
+        normalisation weight_ln_l0 (4, H), weight_ln_c_l0 (H,) and bias_ln_c_l0 (H,). They are
         live: writing into one changes the layer from the next call on. While such an array is
         held, each call packs the weights anew, so drop it when done.
     dropout_counter : int
@@ -134,6 +146,12 @@ class LSTM(Module):
     proj_clip: float | None
     learn_initial_state: bool
     recurrent_dropout: float
+    variational_dropout_x: float
+    variational_dropout_h: float
+    zoneout_c: float
+    zoneout_h: float
+    layer_norm: bool
+    layer_norm_eps: float
 
     def __init__(
         self,
@@ -155,6 +173,12 @@ class LSTM(Module):
         proj_clip: float | None = None,
         learn_initial_state: bool = False,
         recurrent_dropout: float = 0.0,
+        variational_dropout_x: float = 0.0,
+        variational_dropout_h: float = 0.0,
+        zoneout_c: float = 0.0,
+        zoneout_h: float = 0.0,
+        layer_norm: bool = False,
+        layer_norm_eps: float = 1e-5,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
         init: str = "default",
@@ -210,6 +234,7 @@ class LSTM(Module):
             variant=self._variant.spec(),
         )
         self._shapes = dict(LSTM.parameter_shapes(**LSTM.config(self)))
+        self._is_random = self.dropout > 0 or self._variant.is_random
         self._index = {name: i for i, name in enumerate(self._shapes)}
 
     # ---- parameters ----
@@ -371,7 +396,7 @@ class LSTM(Module):
         return [*super().__dir__(), *self._index]
 
     def __getstate__(self) -> dict[str, Any]:
-        made = {"_weights", "_shapes", "_index"}
+        made = {"_weights", "_shapes", "_index", "_is_random"}
         attributes = {name: value for name, value in self.__dict__.items() if name not in made}
         return {"attributes": attributes, "state_dict": self.state_dict()}
 
@@ -629,7 +654,7 @@ class LSTM(Module):
         y_out, y = self._empty(T, B, (1 + self.bidirectional) * self._features, layout.batched)
         h_n, c_n = self._empty_states(B)
         seed = 0
-        if training and (self.dropout > 0 or self.recurrent_dropout > 0):
+        if training and self._is_random:
             seed = int(np.random.SeedSequence((self.seed, self.dropout_counter)).generate_state(1, np.uint64)[0])
             self.dropout_counter += 1
         found = layout.empty_steps(y)

@@ -29,6 +29,7 @@ _KINDS = {name: kind for kind, name in enumerate(ACTIVATIONS, start=1)}
 _USUAL = {"i": "sigmoid", "f": "sigmoid", "g": "tanh", "o": "sigmoid", "h": "tanh"}
 _COUPLINGS = {None: 0, "forget": 1, "input": 2}
 _NO_FORGET_GATE = 3
+_PROBABILITIES = ("recurrent_dropout", "variational_dropout_x", "variational_dropout_h", "zoneout_c", "zoneout_h")
 
 Activation = str | tuple[Any, ...]
 
@@ -46,6 +47,12 @@ class Variant(NamedTuple):
     proj_clip: float | None = None
     learn_initial_state: bool = False
     recurrent_dropout: float = 0.0
+    variational_dropout_x: float = 0.0
+    variational_dropout_h: float = 0.0
+    zoneout_c: float = 0.0
+    zoneout_h: float = 0.0
+    layer_norm: bool = False
+    layer_norm_eps: float = 1e-5
 
     @classmethod
     def of(cls, hidden_size: int, options: Mapping[str, Any]) -> Variant:
@@ -61,12 +68,16 @@ class Variant(NamedTuple):
             cell_clip=_as_limit("cell_clip", given.cell_clip),
             proj_clip=_as_limit("proj_clip", given.proj_clip),
             learn_initial_state=as_flag("learn_initial_state", given.learn_initial_state),
-            recurrent_dropout=as_probability("recurrent_dropout", given.recurrent_dropout),
+            **{name: as_probability(name, getattr(given, name)) for name in _PROBABILITIES},
+            layer_norm=as_flag("layer_norm", given.layer_norm),
+            layer_norm_eps=_as_positive("layer_norm_eps", given.layer_norm_eps),
         )
         if variant.coupling and not variant.forget_gate:
             raise ValueError(f"coupling is {variant.coupling!r}, but forget_gate is False: there is nothing to couple")
         if variant.proj_clip is not None and not variant.proj_size:
             raise ValueError(f"proj_clip is {variant.proj_clip}, but proj_size is 0: there is no projection to limit")
+        if variant.layer_norm_eps != cls().layer_norm_eps and not variant.layer_norm:
+            raise ValueError(f"layer_norm_eps is {variant.layer_norm_eps}, but layer_norm is False")
         if not variant.forget_gate and "f" in (variant.activations or {}):
             raise ValueError("activations has 'f', but forget_gate is False")
         return variant
@@ -77,6 +88,11 @@ class Variant(NamedTuple):
         missing = "" if self.forget_gate else "f"
         missing += {None: "", "forget": "f", "input": "i"}[self.coupling]
         return "".join(gate for gate in "ifgo" if gate not in missing)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether training draws masks."""
+        return any(getattr(self, name) > 0 for name in _PROBABILITIES)
 
     def parameter_shapes(
         self, layer_input: int, hidden_size: int, bias: bool
@@ -92,6 +108,11 @@ class Variant(NamedTuple):
             yield "weight_hr", (self.proj_size, hidden_size)
         if self.peepholes:
             yield "weight_ch", (len(self.gates) - 1, hidden_size)
+        if self.layer_norm:
+            yield "weight_ln", (len(self.gates), hidden_size)
+            yield "weight_ln_c", (hidden_size,)
+            if bias:
+                yield "bias_ln_c", (hidden_size,)
         if self.learn_initial_state:
             yield "h_0", (features,)
             yield "c_0", (hidden_size,)
@@ -110,7 +131,8 @@ class Variant(NamedTuple):
             "proj_size": self.proj_size,
             "peepholes": self.peepholes,
             "learned_state": self.learn_initial_state,
-            "recurrent_dropout": self.recurrent_dropout,
+            **{name: getattr(self, name) for name in _PROBABILITIES},
+            "layer_norm_eps": self.layer_norm_eps if self.layer_norm else 0.0,
             "coupling": _COUPLINGS[self.coupling] if self.forget_gate else _NO_FORGET_GATE,
             "activations": [_activation_spec(functions.get(place)) for place in _USUAL],
             "clip": self.clip or 0.0,
@@ -143,12 +165,14 @@ def _as_number(name: str, value: Any) -> float:
 
 
 def _as_limit(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    limit = _as_number(name, value)
-    if limit <= 0:
-        raise ValueError(f"{name} is {limit}, but a number above 0, or None for no limit, is expected")
-    return limit
+    return None if value is None else _as_positive(name, value, ", or None for no limit,")
+
+
+def _as_positive(name: str, value: Any, alternative: str = "") -> float:
+    number = _as_number(name, value)
+    if number <= 0:
+        raise ValueError(f"{name} is {number}, but a number above 0{alternative} is expected")
+    return number
 
 
 def _as_activations(value: Any) -> dict[str, Activation] | None:

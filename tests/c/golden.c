@@ -68,14 +68,20 @@ static void print_networks(page *to, int dtype) {
 
 /* Every option of a variant, together with others. */
 static void print_variants(page *to, int dtype) {
-    for (int i = 0; i < 13; i++) {
+    for (int i = 0; i < 20; i++) {
         clstm_variant v = {.proj_size = i % 2 * 5,
                            .coupling = i % 4,
                            .peepholes = i % 3 != 0,
                            .learned_state = i % 5 == 1,
                            .clip = i % 4 == 2 ? 0.7 : 0,
                            .cell_clip = i % 3 == 1 ? 0.6 : 0,
-                           .proj_clip = i % 4 == 3 ? 0.2 : 0};
+                           .proj_clip = i % 4 == 3 ? 0.2 : 0,
+                           .layer_norm_eps = i > 12 ? 0.01 : 0,
+                           .recurrent_dropout = i > 16 ? 0.1 : 0,
+                           .variational_dropout_x = i > 16 ? 0.2 : 0,
+                           .variational_dropout_h = i > 16 ? 0.3 : 0,
+                           .zoneout_c = i > 16 ? 0.4 : 0,
+                           .zoneout_h = i > 16 ? 0.5 : 0};
         for (int which = 0; which < 5 && i; which++) /* each function in each place */
             v.activations[which] = (clstm_activation){(i + which * 5) % 13, 0.3, 0.4};
         problem p = {.spec = {7, 17, 1 + i % 2, dtype, 1, i % 3 == 2, 0, v},

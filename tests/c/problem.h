@@ -121,12 +121,13 @@ typedef struct problem {
 static inline const char *problem_text(const problem *p) {
     static _Thread_local char text[200];
     const clstm_spec *s = &p->spec;
-    snprintf(text, sizeof text,
-             "f%d I=%d H=%d P=%d coupling=%d peepholes=%d L=%d D=%d bias=%d T=%d B=%d lengths=%d layouts=%d%d%d%d "
-             "dropout=%g %s",
-             s->dtype ? 64 : 32, (int)s->input_size, (int)s->hidden_size, (int)p->P, s->variant.coupling,
-             s->variant.peepholes, (int)s->num_layers, (int)p->D, s->bias, (int)p->T, (int)p->B, p->with_lengths,
-             p->x_layout, p->y_layout, p->dx_layout, p->dy_layout, s->dropout, clstm_isa());
+    snprintf(
+        text, sizeof text,
+        "f%d I=%d H=%d P=%d coupling=%d peepholes=%d norm=%g L=%d D=%d bias=%d T=%d B=%d lengths=%d layouts=%d%d%d%d "
+        "dropout=%g %s",
+        s->dtype ? 64 : 32, (int)s->input_size, (int)s->hidden_size, (int)p->P, s->variant.coupling,
+        s->variant.peepholes, s->variant.layer_norm_eps, (int)s->num_layers, (int)p->D, s->bias, (int)p->T, (int)p->B,
+        p->with_lengths, p->x_layout, p->y_layout, p->dx_layout, p->dy_layout, s->dropout, clstm_isa());
     return text;
 }
 

@@ -198,12 +198,12 @@ static void dropout_between_layers(int dtype) {
 /* Elements are 0 with probability p, else divided by 1 - p. */
 static void dropout_keeps_the_mean(int dtype) {
     enum { N = 20000 };
-    const clstm_spec spec = {1, 1, 2, dtype, 1, 0, 0.25};
+    const clstm_spec spec = {1, N, 2, dtype, 1, 0, 0.25};
     const network net = network_of(&spec, clstm_current_kernels());
     double *values = calloc(N, sizeof *values);
     for (int i = 0; i < N; i++)
         put(dtype, values, i, 3);
-    dropout_apply(&net, 1, 0, 0, N, values, values);
+    dropout_apply(&net, 1, 1, 0, 1, 0, values, values);
     int zeros = 0;
     for (int i = 0; i < N; i++) {
         const double value = get(dtype, values, i);

@@ -33,7 +33,10 @@ typedef struct backward_scratch {
     void *dW;                             /* (GH, columns rounded up to VL) */
     void *dh, *dout;                      /* of a variant: (B, P) and (B, H) */
     void *dh0;                            /* of a learned initial state: (B, P) */
-    void *mask;                           /* of dropout inside the cell: (B, H) */
+    step_masks masks;                     /* (B rows) */
+    void *masked_h;                       /* of variational dropout: (B, P) */
+    void *held;                           /* of zoneout: (B, P), what the h of the step before gets directly */
+    void *normed, *dnormed;               /* of layer normalisation: (chunk rows, G + 1, width) */
     void *dh_clipped;                     /* of a projection: (chunk rows, P) */
     void *unprojected, *dh_tiles, *dW_hr; /* as inputs, dz_tiles and dW */
 } backward_scratch;
@@ -85,7 +88,11 @@ static void take_variant_scratch(arena *m, backward_call *b, idx rows) {
     const idx H = net->H, P = net->P;
     b->s.dh = arena_take(m, net->size, b->B, P, 1);
     b->s.dout = arena_take(m, net->size, b->B, H, 1);
-    b->s.mask = net->spec->variant.recurrent_dropout > 0 ? arena_take(m, net->size, b->B, H, 1) : NULL;
+    b->s.masks = dropout_take_masks(m, net, b->B);
+    b->s.masked_h = net->spec->variant.variational_dropout_h > 0 ? arena_take(m, net->size, b->B, P, 1) : NULL;
+    b->s.held = net->spec->variant.zoneout_h > 0 ? arena_take(m, net->size, b->B, P, 1) : NULL;
+    b->s.normed = network_normalizes(net) ? arena_take(m, net->size, rows, network_normed(net), 1) : NULL;
+    b->s.dnormed = network_normalizes(net) ? arena_take(m, net->size, rows, network_normed(net), 1) : NULL;
     b->s.dh0 = net->spec->variant.learned_state ? arena_take(m, net->size, b->B, P, 1) : NULL;
     if (network_projects(net)) {
         b->s.dh_clipped = arena_take(m, net->size, rows, P, 1);
@@ -149,17 +156,27 @@ static void *dz_at(const backward_pass *d, idx s, idx row) {
     return at(&b->net, b->s.dz, at_row * b->net.GH);
 }
 
+/* The number of step t for masks. */
+static uint64_t step_of(const backward_call *b, idx t) { return (uint64_t)b->head.header->first_step + (uint64_t)t; }
+
+/* Row `row` of what zoneout passes on; NULL without. */
+static void *held_at(const backward_call *b, idx row) {
+    return b->s.held ? at(&b->net, b->s.held, row * b->net.P) : NULL;
+}
+
+/* Row `row` of the factors on h; NULL without. */
+static void *factors_at(const backward_call *b, idx row) {
+    return b->s.masks.recurrent ? at(&b->net, b->s.masks.recurrent, row * b->net.P) : NULL;
+}
+
 /* grad_rows of a variant. */
 static void variant_grad_rows(const backward_pass *d, idx s, idx begin, idx end, int has_after, int has_before) {
     const backward_call *b = d->b;
     const network *net = &b->net;
     const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1, r = b->s.offset[s - d->s0] + begin;
     const plane c_prev = has_before ? d->c : d->c0;
-    void *mask = b->s.mask ? at(net, b->s.mask, begin * net->H) : NULL;
-    if (mask)
-        dropout_recurrent(net, b->head.header->seed, d->index,
-                          dropout_number(b->head.header->first_step, t, b->B, begin, net->H), (end - begin) * net->H,
-                          mask);
+    const step_masks masks =
+        dropout_draw_masks(net, &b->s.masks, b->head.header->seed, d->index, step_of(b, t), b->B, begin, end - begin);
     const variant_step_grad_args g = {.rows = end - begin,
                                       .dz_next = has_after ? dz_at(d, s - 1, begin) : NULL,
                                       .dh_next = has_after ? at(net, b->s.dh, begin * net->P)
@@ -169,6 +186,9 @@ static void variant_grad_rows(const backward_pass *d, idx s, idx begin, idx end,
                                       .dy_row = d->dy.row,
                                       .h = plane_at(net, d->h, t, begin),
                                       .h_row = d->h.row,
+                                      .stays = masks.h,
+                                      .held = held_at(b, begin),
+                                      .factors = masks.recurrent,
                                       .dh_clipped = network_projects(net) ? at(net, b->s.dh_clipped, r * net->P) : NULL,
                                       .step = {.cell = &d->cell,
                                                .rows = end - begin,
@@ -182,7 +202,11 @@ static void variant_grad_rows(const backward_pass *d, idx s, idx begin, idx end,
                                                .dc_row = net->H,
                                                .dz = dz_at(d, s, begin),
                                                .dz_row = net->GH,
-                                               .mask = mask}};
+                                               .mask = masks.g,
+                                               .stays = masks.c,
+                                               .normed = at(net, b->s.normed, r * network_normed(net)),
+                                               .dnormed = at(net, b->s.dnormed, r * network_normed(net)),
+                                               .normed_row = network_normed(net)}};
     variant_step_grad(net, &d->w, &g);
 }
 
@@ -220,20 +244,17 @@ static void grad_rows(const backward_pass *d, idx s, idx begin, idx end, int has
         net->k->cell_grad(&g);
 }
 
-/* dh_0 = dz W_hh of rows begin .. end, which began at visited step s. */
+/* dh_0 = dz W_hh, and what zoneout passes on, of rows begin .. end, which began at visited step s. */
 static void initial_gradients(const backward_pass *d, idx s, idx begin, idx end) {
     const network *net = &d->b->net;
-    const gemm_args g = {.groups = 1,
-                         .M = end - begin,
-                         .N = net->P,
-                         .K = net->GH,
-                         .A = dz_at(d, s, begin),
-                         .a_row = net->GH,
-                         .B = d->w.w_hh_panels,
-                         .C = plane_at(net, d->dh0, 0, begin),
-                         .c_row = d->dh0.row};
+    const recurrent_grad_args g = {.rows = end - begin,
+                                   .dz = dz_at(d, s, begin),
+                                   .held = held_at(d->b, begin),
+                                   .factors = factors_at(d->b, begin),
+                                   .dh = plane_at(net, d->dh0, 0, begin),
+                                   .dh_row = d->dh0.row};
     if (begin < end && d->dh0.p)
-        net->k->gemm(&g);
+        variant_recurrent_grad(net, &d->w, &g);
 }
 
 /* A (rows, columns) matrix in gemm panels; its columns are rounded up to VL. */
@@ -262,6 +283,18 @@ static void put_padding(const backward_pass *d, const panels *to, idx r) {
         put_columns(net, to, r, col, d->b->s.zeros, 1);
 }
 
+/* The h that the recurrent product saw at a row; all steps of a chunk have the same factors. */
+static const void *masked_h(const backward_pass *d, idx row, const void *h) {
+    const backward_call *b = d->b;
+    const idx P = b->net.P;
+    if (!b->s.masked_h)
+        return h;
+    const product_args g = {
+        .rows = 1, .n = P, .a = factors_at(b, row), .b = h, .to = at(&b->net, b->s.masked_h, row * P)};
+    b->net.k->variant->product(&g);
+    return g.to;
+}
+
 /* [x | h_before | 1 | 0] of a row of step t. */
 static void put_inputs(const backward_pass *d, idx rows, idx r, idx t, idx row, int has_before) {
     const network *net = &d->b->net;
@@ -271,7 +304,7 @@ static void put_inputs(const backward_pass *d, idx rows, idx r, idx t, idx row, 
     const double one_f64 = 1;
     const void *h = has_before ? plane_at(net, d->h, before, row) : plane_at(net, d->h0, 0, row);
     put_columns(net, &to, r, 0, plane_at(net, d->x, t, row), d->I);
-    put_columns(net, &to, r, d->I, h, net->P);
+    put_columns(net, &to, r, d->I, masked_h(d, row, h), net->P);
     put_columns(net, &to, r, d->I + net->P, net->size == 4 ? (const void *)&one_f32 : (const void *)&one_f64, 1);
     put_padding(d, &to, r);
 }
@@ -483,6 +516,39 @@ static void chunk_peepholes(const backward_pass *d, int part) {
     }
 }
 
+/* The arrays of one row of (G + 1, H) gains or biases: of a gate with weights, or of the cell. */
+static void *normalization_gradient(const backward_pass *d, void *of_gates, void *of_cell, int slot) {
+    const network *net = &d->b->net;
+    return slot == d->cell.cell_slot ? of_cell : at(net, of_gates, slot * net->H);
+}
+
+/* Gradients of the gains and biases of layer normalisation over the chunk, for the part's hidden units. */
+static void chunk_normalization(const backward_pass *d, int part) {
+    const backward_call *b = d->b;
+    const network *net = &b->net;
+    const param_places p = network_param_places(net->spec);
+    const row_split units = {.B = net->H, .tile = net->k->vl, .parts = b->weight_parts};
+    const idx first = row_split_start(&units, part), last = row_split_start(&units, part + 1);
+    for (int slot = 0; slot <= d->cell.cell_slot && first < last; slot++) {
+        const idx column = slot * d->cell.width + first;
+        sum_args g = {.rows = b->s.offset[d->s1 - d->s0],
+                      .n = last - first,
+                      .a = at(net, b->s.dnormed, column),
+                      .b = at(net, b->s.normed, column),
+                      .a_row = network_normed(net),
+                      .b_row = network_normed(net)};
+        g.sum = normalization_gradient(d, d->dparams[p.weight_ln], d->dparams[p.weight_ln_c], slot);
+        g.sum = at(net, g.sum, first);
+        net->k->variant->sum_products(&g);
+        if (!net->spec->bias)
+            continue;
+        g.b = NULL;
+        g.sum = normalization_gradient(d, d->dparams[2], d->dparams[p.bias_ln_c], slot);
+        g.sum = at(net, g.sum, first);
+        net->k->variant->sum_products(&g);
+    }
+}
+
 static void chunk_weights(void *context, int part) {
     const backward_pass *d = context;
     const backward_call *b = d->b;
@@ -497,6 +563,8 @@ static void chunk_weights(void *context, int part) {
     }
     if (b->net.spec->variant.peepholes)
         chunk_peepholes(d, part);
+    if (network_normalizes(&b->net))
+        chunk_normalization(d, part);
 }
 
 static void move(void *ours, void *callers, idx n, const network *net, int out) {
@@ -513,9 +581,11 @@ static void move_weights(const backward_pass *d, int part, int out) {
         void *row = at(net, d->b->s.dW, j * width);
         move(row, at(net, d->dparams[0], j * d->I), d->I, net, out);
         move(at(net, row, d->I), at(net, d->dparams[1], j * net->P), net->P, net, out);
-        for (int bias = 0; bias < 2 * net->spec->bias; bias++)
+        for (int bias = 0; bias < 2 * net->spec->bias && !network_normalizes(net); bias++)
             move(at(net, row, d->I + net->P), at(net, d->dparams[2 + bias], j), 1, net, out);
     }
+    if (part == 0 && out && network_normalizes(net) && net->spec->bias)
+        memcpy(d->dparams[3], d->dparams[2], (size_t)net->GH * net->size);
     for (idx j = 0; j < net->P && part == 0 && network_projects(net); j++)
         move(at(net, d->b->s.dW_hr, j * hr_width),
              at(net, d->dparams[network_param_places(net->spec).weight_hr], j * net->H), net->H, net, out);
@@ -524,6 +594,23 @@ static void move_weights(const backward_pass *d, int part, int out) {
 static void read_weights(void *context, int part) { move_weights(context, part, 0); }
 
 static void write_weights(void *context, int part) { move_weights(context, part, 1); }
+
+/* Zeros where gradients of a variant's weights are summed up in the caller's arrays. */
+static void clear_sums(const backward_pass *d) {
+    const network *net = &d->b->net;
+    const param_places p = network_param_places(net->spec);
+    const size_t gates = (size_t)net->GH * net->size, unit = (size_t)net->H * net->size;
+    if (net->spec->variant.peepholes)
+        memset(d->dparams[p.weight_ch], 0, gates - unit);
+    if (!network_normalizes(net))
+        return;
+    memset(d->dparams[p.weight_ln], 0, gates);
+    memset(d->dparams[p.weight_ln_c], 0, unit);
+    if (net->spec->bias) {
+        memset(d->dparams[2], 0, gates);
+        memset(d->dparams[p.bias_ln_c], 0, unit);
+    }
+}
 
 /* What the sums of the weights' gradients start from: the caller's, or zeros as far as no product starts them. */
 static void start_weights(backward_pass *d) {
@@ -535,8 +622,8 @@ static void start_weights(backward_pass *d) {
     }
     if (d->b->grads->accumulate)
         clstm_parallel((int)d->b->weight_parts, read_weights, d);
-    else if (net->spec->variant.peepholes)
-        memset(d->dparams[network_param_places(net->spec).weight_ch], 0, (size_t)(net->GH - net->H) * net->size);
+    else
+        clear_sums(d);
 }
 
 /* ---- the stack ---- */
@@ -623,12 +710,11 @@ static plane layer_dx(const backward_call *b, idx layer) {
 static void undrop(void *context, int part) {
     const backward_pass *d = context;
     const backward_call *b = d->b;
-    const idx first = b->T * part / b->row_parts.parts, end = b->T * (part + 1) / b->row_parts.parts;
-    for (idx t = first; t < end; t++)
-        for (idx row = 0; row < b->B; row++) {
+    const range rows = row_split_range(&b->row_parts, part);
+    for (idx t = 0; t < b->T; t++)
+        for (idx row = rows.begin; row < rows.end; row++) {
             void *dx = plane_at(&b->net, d->dx, t, row);
-            dropout_apply(&b->net, b->head.header->seed, d->layer - 1,
-                          dropout_number(b->head.header->first_step, t, b->B, row, d->I), d->I, dx, dx);
+            dropout_apply(&b->net, b->head.header->seed, d->layer, step_of(b, t), b->B, row, dx, dx);
         }
 }
 
@@ -668,7 +754,7 @@ static void backward_layer(const backward_call *b, idx layer) {
         if (g->dc0)
             memcpy(at(net, g->dc0, index * c_states), b->s.dc, (size_t)c_states * net->size);
     }
-    if (layer > 0 && net->spec->dropout > 0 && b->part.end_direction == net->D && d.dx.p)
+    if (network_drops(net, layer) && b->part.end_direction == net->D && d.dx.p)
         clstm_parallel((int)b->row_parts.parts, undrop, &d);
 }
 

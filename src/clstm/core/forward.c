@@ -37,8 +37,10 @@ static int take_scratch(arena *m, forward_call *f, int has_lengths, int training
     f->s.between[0] = !training && net->L > 1 ? arena_take(m, net->size, f->T, f->B, DP) : NULL;
     f->s.between[1] = !training && net->L > 2 ? arena_take(m, net->size, f->T, f->B, DP) : NULL;
     f->s.c = training ? NULL : arena_take(m, net->size, net->D, f->B, H);
-    f->s.mask = training && net->spec->variant.recurrent_dropout > 0 ? arena_take(m, net->size, f->B, H, 1) : NULL;
+    if (training)
+        f->s.masks = dropout_take_masks(m, net, f->B);
     f->s.out = training || !network_projects(net) ? NULL : arena_take(m, net->size, f->B, H, 1);
+    f->s.normed = network_normalizes(net) ? arena_take(m, net->size, f->split.parts, network_normed(net), 1) : NULL;
     f->s.products_part = f->chunk * rows * net->z_width;
     f->s.products = arena_take(m, net->size, f->pieces > 1 ? net->D : f->split.parts, f->s.products_part, 1);
     return m->overflow ? CLSTM_ERROR_SIZE : CLSTM_OK;
@@ -80,10 +82,12 @@ int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t
             continue;
         forward_call f = {.net = network_of(spec, isa), .T = (idx)T, .B = (idx)B};
         split_work(&f);
-        arena m = {0};
-        if (take_scratch(&m, &f, 1, 0) != CLSTM_OK)
-            return CLSTM_ERROR_SIZE;
-        most = m.used > most ? m.used : most;
+        for (int training = 0; training <= 1; training++) {
+            arena m = {0};
+            if (take_scratch(&m, &f, 1, training) != CLSTM_OK)
+                return CLSTM_ERROR_SIZE;
+            most = m.used > most ? m.used : most;
+        }
     }
     *bytes = most;
     return CLSTM_OK;
@@ -118,25 +122,30 @@ static plane layer_output(const forward_call *f, idx layer, idx first) {
     return a;
 }
 
+static void drop_row(const forward_call *f, idx layer, idx t, idx row, const void *from, void *to) {
+    dropout_apply(&f->net, f->seq->seed, layer, (uint64_t)f->seq->first_step + (uint64_t)t, f->B, row, from, to);
+}
+
 static plane dropped_output(const forward_call *f, idx layer, idx first, idx rows, plane out) {
     const network *net = &f->net;
     const idx DP = net->D * net->P;
     const plane to =
         plane_of(at(net, network_tape_dropped(net, f->tape, f->T, f->B, layer), first * DP), f->B * DP, DP);
     for (idx t = 0; t < f->T; t++)
-        dropout_apply(net, f->seq->seed, layer, dropout_number(f->seq->first_step, t, f->B, first, DP), rows * DP,
-                      plane_at(net, out, t, 0), plane_at(net, to, t, 0));
+        for (idx row = 0; row < rows; row++)
+            drop_row(f, layer + 1, t, first + row, plane_at(net, out, t, row), plane_at(net, to, t, row));
     return to;
 }
 
 /* What a layer hands to the one above. */
 static plane passed_on(const forward_call *f, idx layer, idx first, idx rows, plane out) {
-    return f->tape && f->net.spec->dropout > 0 && layer < f->net.L - 1 ? dropped_output(f, layer, first, rows, out)
-                                                                       : out;
+    return f->tape && layer < f->net.L - 1 && network_drops(&f->net, layer + 1)
+               ? dropped_output(f, layer, first, rows, out)
+               : out;
 }
 
-/* What the first layer reads: x itself, or with a tape the copy of it that the tape keeps (padding becomes 0). Of a
- * part of the network, x is an output of the layer below. */
+/* What the first layer reads: x itself, or with a tape the copy of it that the tape keeps, with dropout (padding
+ * becomes 0). Of a part of the network, x is an output of the layer below. */
 static plane first_input(const forward_call *f, idx first, idx rows) {
     const network *net = &f->net;
     const clstm_sequence *q = f->seq;
@@ -151,6 +160,8 @@ static plane first_input(const forward_call *f, idx first, idx rows) {
     for (idx t = 0; t < f->T; t++) {
         const idx n = active_rows(f->s.active, f->T, t, first, rows);
         copy_rows(net, x, t, copy, t, 0, n, I);
+        for (idx row = 0; row < n && layer == 0 && network_drops(net, 0); row++)
+            drop_row(f, 0, t, first + row, plane_at(net, copy, t, row), plane_at(net, copy, t, row));
         zero_rows(net, copy, t, n, rows, I);
     }
     return layer ? passed_on(f, layer - 1, first, rows, copy) : copy;
@@ -181,7 +192,8 @@ static forward_pass direction_pass(const forward_call *f, idx layer, idx directi
                       .out = plane_of(at(net, out.p, offset), out.time, out.row),
                       .hn = final_state(f, f->seq->hn, index, first, net->P),
                       .cn = final_state(f, f->seq->cn, index, first, net->H),
-                      .products = at(net, f->s.products, share * f->s.products_part)};
+                      .products = at(net, f->s.products, share * f->s.products_part),
+                      .normed = at(net, f->s.normed, part * network_normed(net))};
     d.h0 = initial_state(f, f->seq->h0, d.w.h0, index, first, net->P);
     d.c0 = initial_state(f, f->seq->c0, d.w.c0, index, first, net->H);
     if (f->tape) {

@@ -47,11 +47,9 @@ static void variant_step_rows(const forward_pass *d, idx t, idx before, idx begi
     const plane z = d->gates.p ? d->gates : plane_of(products, 0, net->z_width);
     const plane out = network_projects(net) ? d->unprojected : d->out;
     const forward_call *f = d->f;
-    void *mask = f->s.mask ? at(net, f->s.mask, (d->first + begin) * net->H) : NULL;
-    if (mask)
-        dropout_recurrent(net, f->seq->seed, d->index,
-                          dropout_number(f->seq->first_step, t, f->B, d->first + begin, net->H), (end - begin) * net->H,
-                          mask);
+    const step_masks masks =
+        dropout_draw_masks(net, &f->s.masks, f->seq->seed, d->index, (uint64_t)f->seq->first_step + (uint64_t)t, f->B,
+                           d->first + begin, end - begin);
     const variant_step_args g = {
         .rows = end - begin,
         .products = at(net, products, begin * net->z_width),
@@ -59,6 +57,8 @@ static void variant_step_rows(const forward_pass *d, idx t, idx before, idx begi
         .h_row = starts ? d->h0.row : d->out.row,
         .h_out = plane_at(net, d->out, t, begin),
         .h_out_row = d->out.row,
+        .stays = masks.h,
+        .factors = masks.recurrent,
         .step = {.cell = &d->cell,
                  .rows = end - begin,
                  .z = plane_at(net, z, t, begin),
@@ -69,7 +69,9 @@ static void variant_step_rows(const forward_pass *d, idx t, idx before, idx begi
                  .c_out_row = d->c.row,
                  .out = plane_at(net, out, t, begin),
                  .out_row = out.row,
-                 .mask = mask,
+                 .mask = masks.g,
+                 .stays = masks.c,
+                 .normed = d->normed,
                  .gates = d->traced.p ? plane_at(net, d->traced, t, begin) : NULL,
                  .gates_row = d->traced.row}};
     variant_step(net, &d->w, &g);

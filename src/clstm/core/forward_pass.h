@@ -2,6 +2,7 @@
 #ifndef CLSTM_FORWARD_PASS_H
 #define CLSTM_FORWARD_PASS_H
 
+#include "dropout.h"
 #include "interrupt.h"
 #include "network.h"
 
@@ -14,7 +15,8 @@ typedef struct forward_scratch {
     void *c;           /* (D, B, H), for inference */
     void *out;         /* (B, H), for inference: what a projection projects */
     void *products;    /* per part: (chunk * rows, z_width) input products */
-    void *mask;        /* (B, H), for training with dropout inside the cell */
+    step_masks masks;  /* (B rows), for training */
+    void *normed;      /* per part: a row of what layer normalisation makes */
     idx products_part; /* elements of a part's share */
 } forward_scratch;
 
@@ -46,7 +48,7 @@ typedef struct forward_pass {
     void *hn, *cn;       /* (rows, P) and (rows, H), or NULL */
     variant_cell cell;   /* of a variant */
     plane unprojected;   /* of a projection: one step or all */
-    void *products;
+    void *products, *normed;
 } forward_pass;
 
 static inline void copy_rows(const network *net, plane from, idx from_t, plane to, idx to_t, idx first, idx rows,

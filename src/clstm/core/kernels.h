@@ -105,6 +105,10 @@ typedef struct variant_cell {
     clstm_activation function[5]; /* of i, f, g, o, and of the cell in the output; alpha and beta filled in */
     double clip, cell_clip;       /* 0: none */
     const void *peephole[4];      /* (H) of i, f, -, o; or NULL */
+    const void *gain, *shift;     /* (G + 1, width) of layer normalisation, the last row of the cell; or NULL */
+    int cell_slot;                /* that row: G */
+    double eps;                   /* of layer normalisation */
+    double zoneout;               /* of c: the expectation of `stays` */
 } variant_cell;
 
 /* The rest of a step after the products: gates, c, and o act(c), which is h unless there is a projection. */
@@ -119,8 +123,10 @@ typedef struct variant_args {
     idx c_out_row;
     void *out; /* (rows, H); not c */
     idx out_row;
-    const void *mask; /* (rows, H) contiguous: factors on g; or NULL */
-    void *gates;      /* out (rows, 4, H): i, f, g and o; NULL: not wanted */
+    const void *mask;  /* (rows, H) contiguous: factors on g; or NULL */
+    const void *stays; /* (rows, H) contiguous: 1 where zoneout keeps c, else 0; NULL: the expectation */
+    void *normed;      /* (G + 1, width) scratch memory of layer normalisation */
+    void *gates;       /* out (rows, 4, H): i, f, g and o; NULL: not wanted */
     idx gates_row;
 } variant_args;
 
@@ -138,22 +144,31 @@ typedef struct variant_grad_args {
     idx dc_row;
     void *dz; /* (rows, G, H) out */
     idx dz_row;
-    const void *mask; /* as in the step */
+    const void *mask, *stays; /* as in the step; stays: NULL without zoneout */
+    void *normed, *dnormed; /* of layer normalisation, (rows, G + 1, width) out: the normalised gates and cell, and the
+                               gradients behind gain and bias */
+    idx normed_row;
 } variant_grad_args;
 
-/* h = clip(h) of a projection. */
+/* h = stays h_prev + (1 - stays) clip(h). */
 typedef struct hidden_args {
     idx rows, n;
     double clip; /* 0: none */
     void *h;     /* (rows, n) */
     idx h_row;
+    double zoneout;    /* 0: no zoneout */
+    const void *stays; /* (rows, n) contiguous: 1 where zoneout keeps h, else 0; NULL: the expectation, `zoneout` */
+    const void *h_prev;
+    idx h_prev_row;
 } hidden_args;
 
-/* Gradient on h before its clip: dh = dy + dh_next where |h| < clip, else 0. */
+/* Gradient on h before its clip: dh = (1 - stays) (dy + dh_next) where |h| < clip, else 0. */
 typedef struct hidden_grad_args {
     idx rows, n;
-    double clip;    /* 0: none */
-    const void *dy; /* all (rows, n) */
+    double clip;       /* 0: none */
+    const void *stays; /* of zoneout, contiguous as held; or NULL */
+    void *held;        /* out: stays (dy + dh_next), what goes to h_prev */
+    const void *dy;    /* all (rows, n) */
     idx dy_row;
     const void *dh_next;
     idx dh_next_row;
@@ -171,12 +186,22 @@ typedef struct sum_args {
     void *sum;
 } sum_args;
 
+/* to = a b + add; all (rows, n). */
+typedef struct product_args {
+    idx rows, n;
+    const void *a, *b, *add; /* add: NULL: zeros */
+    idx a_row, b_row, add_row;
+    void *to; /* may be any of them */
+    idx to_row;
+} product_args;
+
 typedef struct variant_kernels {
     void (*step)(const variant_args *);
     void (*step_grad)(const variant_grad_args *);
     void (*hidden)(const hidden_args *);
     void (*hidden_grad)(const hidden_grad_args *);
     void (*sum_products)(const sum_args *);
+    void (*product)(const product_args *);
 } variant_kernels;
 
 typedef struct kernels {

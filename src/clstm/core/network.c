@@ -12,6 +12,8 @@
 
 static int in_range(int64_t value, int64_t most) { return value >= 1 && value <= most; }
 
+static int is_probability(double p) { return p >= 0 && p <= 1; }
+
 int network_is_plain(const clstm_spec *spec) {
     static const clstm_variant plain;
     return memcmp(&spec->variant, &plain, sizeof plain) == 0;
@@ -30,7 +32,12 @@ static int check_variant(const clstm_spec *s) {
             !(f->beta - f->beta == 0))
             return CLSTM_ERROR_SPEC;
     }
-    if (!(v->recurrent_dropout >= 0 && v->recurrent_dropout <= 1))
+    const double probabilities[] = {v->recurrent_dropout, v->variational_dropout_x, v->variational_dropout_h,
+                                    v->zoneout_c, v->zoneout_h};
+    for (size_t i = 0; i < sizeof probabilities / sizeof *probabilities; i++)
+        if (!is_probability(probabilities[i]))
+            return CLSTM_ERROR_SPEC;
+    if (!(v->layer_norm_eps >= 0 && v->layer_norm_eps - v->layer_norm_eps == 0))
         return CLSTM_ERROR_SPEC;
     return v->clip >= 0 && v->cell_clip >= 0 && v->proj_clip >= 0 && (v->proj_clip == 0 || v->proj_size)
                ? CLSTM_OK
@@ -47,7 +54,7 @@ int clstm_check_spec(const clstm_spec *s) {
         return CLSTM_ERROR_SPEC;
     if ((s->bias | 1) != 1 || (s->bidirectional | 1) != 1)
         return CLSTM_ERROR_SPEC;
-    if (!(s->dropout >= 0 && s->dropout <= 1))
+    if (!is_probability(s->dropout))
         return CLSTM_ERROR_SPEC;
     return network_is_plain(s) ? CLSTM_OK : check_variant(s);
 }
@@ -63,11 +70,17 @@ int network_check_batch(const clstm_spec *spec, int64_t T, int64_t B) {
 /* ---- parameters ---- */
 
 param_places network_param_places(const clstm_spec *spec) {
-    param_places p = {.weight_hr = -1, .weight_ch = -1, .h0 = -1, .c0 = -1, .count = 2 + 2 * spec->bias};
+    param_places p = {-1, -1, -1, -1, -1, -1, -1, .count = 2 + 2 * spec->bias};
     if (spec->variant.proj_size)
         p.weight_hr = p.count++;
     if (spec->variant.peepholes)
         p.weight_ch = p.count++;
+    if (spec->variant.layer_norm_eps > 0) {
+        p.weight_ln = p.count++;
+        p.weight_ln_c = p.count++;
+        if (spec->bias)
+            p.bias_ln_c = p.count++;
+    }
     if (spec->variant.learned_state) {
         p.h0 = p.count++;
         p.c0 = p.count++;
@@ -91,8 +104,11 @@ int clstm_param_shape(const clstm_spec *s, int64_t index, int64_t *rows, int64_t
     const int64_t D = 1 + s->bidirectional, H = s->hidden_size, G = s->variant.coupling ? 3 : 4;
     const int64_t P = s->variant.proj_size ? s->variant.proj_size : H, kind = index % p.count;
     const int is_bias = kind >= 2 && kind < 2 + 2 * s->bias;
-    const int is_vector = is_bias || kind == p.h0 || kind == p.c0;
-    *rows = kind == p.weight_hr || kind == p.h0 ? P : kind == p.c0 ? H : kind == p.weight_ch ? G - 1 : G * H;
+    const int of_cell = kind == p.c0 || kind == p.weight_ln_c || kind == p.bias_ln_c;
+    const int is_vector = is_bias || kind == p.h0 || of_cell;
+    *rows = kind == p.weight_hr || kind == p.h0 ? P : of_cell ? H : kind == p.weight_ch ? G - 1 : G * H;
+    if (kind == p.weight_ln)
+        *rows = G;
     *columns = is_vector ? 0 : kind == 0 ? (index < D * p.count ? s->input_size : D * P) : kind == 1 ? P : H;
     return CLSTM_OK;
 }
@@ -126,6 +142,10 @@ static layer_weights take_weights(arena *m, const network *net, idx I, int train
         w.w_hr_panels = training ? arena_take(m, net->size, P, round_up(H, vl), 1) : NULL;
     }
     w.peepholes = net->spec->variant.peepholes ? arena_take(m, net->size, 3, H, 1) : NULL;
+    if (network_normalizes(net)) {
+        w.gain = arena_take(m, net->size, network_normed(net), 1, 1);
+        w.shift = arena_take(m, net->size, network_normed(net), 1, 1);
+    }
     if (net->spec->variant.learned_state) {
         w.h0 = arena_take(m, net->size, P, 1, 1);
         w.c0 = arena_take(m, net->size, H, 1, 1);
@@ -231,6 +251,21 @@ static void pack_bias(const network *net, const void *ih, const void *hh, void *
     }
 }
 
+/* Gains and biases of layer normalisation, rows of H rounded up to VL; without biases zeros. */
+static void pack_normalization(const network *net, const void *const *params, const layer_weights *w) {
+    const param_places p = network_param_places(net->spec);
+    const idx width = net->H_blocks * net->k->vl;
+    for (idx gate = 0; gate < net->GH / net->H; gate++)
+        pack_panels(net, at(net, params[p.weight_ln], gate * net->H), 1, net->H, at(net, w->gain, gate * width));
+    pack_panels(net, params[p.weight_ln_c], 1, net->H, at(net, w->gain, net->z_width));
+    memset(w->shift, 0, (size_t)network_normed(net) * net->size);
+    memset(w->bias, 0, (size_t)net->z_width * net->size);
+    if (net->spec->bias) {
+        pack_bias(net, params[2], params[3], w->shift);
+        pack_panels(net, params[p.bias_ln_c], 1, net->H, at(net, w->shift, net->z_width));
+    }
+}
+
 /* What only variants have. params: those of the layer and direction. */
 static void pack_variant(const network *net, const void *const *params, const layer_weights *w) {
     const param_places p = network_param_places(net->spec);
@@ -240,6 +275,8 @@ static void pack_variant(const network *net, const void *const *params, const la
         pack_panels(net, params[p.weight_hr], net->P, net->H, w->w_hr_panels);
     if (w->peepholes)
         memcpy(w->peepholes, params[p.weight_ch], (size_t)(net->GH - net->H) * net->size);
+    if (network_normalizes(net))
+        pack_normalization(net, params, w);
     if (w->h0) {
         memcpy(w->h0, params[p.h0], (size_t)net->P * net->size);
         memcpy(w->c0, params[p.c0], (size_t)net->H * net->size);
@@ -347,7 +384,7 @@ static arena tape_arena(const network *net, const void *tape, idx T, idx B, idx 
     arena m = {.base = (char *)(uintptr_t)tape}, one = {0};
     take_head(&m, net, T, B);
     arena_take(&one, net->size, T, B, net->D * net->P);
-    if (net->spec->dropout > 0)
+    if (network_drops(net, 1))
         arena_take(&one, net->size, T, B, net->D * net->P);
     for (idx direction = 0; direction < net->D; direction++)
         take_direction(&one, net, T, B);
@@ -370,13 +407,13 @@ void *network_tape_output(const network *net, const void *tape, idx T, idx B, id
 void *network_tape_dropped(const network *net, const void *tape, idx T, idx B, idx layer) {
     arena m = tape_arena(net, tape, T, B, layer);
     void *output = arena_take(&m, net->size, T, B, net->D * net->P);
-    return net->spec->dropout > 0 ? arena_take(&m, net->size, T, B, net->D * net->P) : output;
+    return network_drops(net, 1) ? arena_take(&m, net->size, T, B, net->D * net->P) : output;
 }
 
 direction_tape network_direction_tape(const network *net, const void *tape, idx T, idx B, idx layer, idx direction) {
     arena m = tape_arena(net, tape, T, B, layer);
     arena_take(&m, net->size, T, B, net->D * net->P);
-    if (net->spec->dropout > 0)
+    if (network_drops(net, 1))
         arena_take(&m, net->size, T, B, net->D * net->P);
     if (direction)
         take_direction(&m, net, T, B);

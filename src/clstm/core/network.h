@@ -24,6 +24,16 @@ int network_is_plain(const clstm_spec *spec);
 
 static inline int network_projects(const network *net) { return net->spec->variant.proj_size != 0; }
 
+static inline int network_normalizes(const network *net) { return net->spec->variant.layer_norm_eps > 0; }
+
+/* Whether training drops elements of the input of a layer. */
+static inline int network_drops(const network *net, idx layer) {
+    return (layer > 0 && net->spec->dropout > 0) || net->spec->variant.variational_dropout_x > 0;
+}
+
+/* Elements of a row of what layer normalisation makes: the gates that have weights, and the cell. */
+static inline idx network_normed(const network *net) { return net->z_width + net->H_blocks * net->k->vl; }
+
 static inline network network_of(const clstm_spec *spec, const clstm_isa_kernels *isa) {
     const kernels *k = isa->type[spec->dtype];
     const idx H = (idx)spec->hidden_size, H_blocks = (H + k->vl - 1) / k->vl, G = spec->variant.coupling ? 3 : 4;
@@ -73,15 +83,17 @@ typedef struct layer_weights {
     void *w_hh_panels;
     void *w_hr, *w_hr_panels; /* of a projection: (H, P) in gemm panels; for training, (P, H) too */
     void *peepholes;          /* (2 or 3, H): of i, f, o, as far as they exist */
-    void *h0, *c0;            /* (P), (H) learned initial state */
-} layer_weights; /* of a variant, bias is (G, blocks, VL), and 4H stands for GH and H for P where h goes in */
+    void *gain, *shift; /* (G + 1, blocks, VL) of layer normalisation: bias is 0 then, and shift that of the spec */
+    void *h0, *c0;      /* (P), (H) learned initial state */
+} layer_weights;        /* of a variant, bias is (G, blocks, VL), and 4H stands for GH and H for P where h goes in */
 
 /* The weights of a layer and direction in a pack. */
 layer_weights network_weights(const network *net, const void *pack, idx layer, idx direction);
 
 /* Places of the parameter arrays of a layer and direction among each other; -1: the network has none. */
 typedef struct param_places {
-    int weight_hr, weight_ch, h0, c0, count; /* weight_ih is 0, weight_hh 1, the biases 2 and 3 */
+    int weight_hr, weight_ch, weight_ln, weight_ln_c, bias_ln_c, h0, c0, count; /* weight_ih is 0, weight_hh 1, the
+                                                                                   biases 2 and 3 */
 } param_places;
 
 param_places network_param_places(const clstm_spec *spec);

@@ -23,7 +23,12 @@ variant_cell variant_cell_of(const network *net, const layer_weights *w) {
                          .coupling = v->coupling,
                          .usual = 1,
                          .clip = v->clip,
-                         .cell_clip = v->cell_clip};
+                         .cell_clip = v->cell_clip,
+                         .gain = w->gain,
+                         .shift = w->shift,
+                         .cell_slot = (int)(net->GH / net->H),
+                         .eps = v->layer_norm_eps,
+                         .zoneout = v->zoneout_c};
     for (int which = GATE_I; which <= CELL_OUT; which++) {
         cell.function[which] = activation_of(net, which);
         cell.usual &=
@@ -42,17 +47,25 @@ void variant_step(const network *net, const layer_weights *w, const variant_step
                                  .M = g->rows,
                                  .N = net->z_width,
                                  .K = net->P,
-                                 .A = g->h,
-                                 .a_row = g->h_row,
+                                 .A = g->factors ? g->factors : g->h,
+                                 .a_row = g->factors ? net->P : g->h_row,
                                  .B = w->w_hh,
                                  .init = g->products,
                                  .init_row = net->z_width,
                                  .C = g->step.z,
                                  .c_row = g->step.z_row};
+    const product_args masked_h = {.rows = g->rows,
+                                   .n = net->P,
+                                   .a = g->factors,
+                                   .a_row = net->P,
+                                   .b = g->h,
+                                   .b_row = g->h_row,
+                                   .to = g->factors,
+                                   .to_row = net->P};
+    if (g->factors)
+        net->k->variant->product(&masked_h);
     net->k->gemm(&recurrent);
     net->k->variant->step(&g->step);
-    if (!network_projects(net))
-        return;
     const gemm_args projection = {.groups = 1,
                                   .M = g->rows,
                                   .N = net->P,
@@ -62,26 +75,58 @@ void variant_step(const network *net, const layer_weights *w, const variant_step
                                   .B = w->w_hr,
                                   .C = g->h_out,
                                   .c_row = g->h_out_row};
-    net->k->gemm(&projection);
-    const hidden_args h = {
-        .rows = g->rows, .n = net->P, .clip = net->spec->variant.proj_clip, .h = g->h_out, .h_row = g->h_out_row};
-    if (h.clip > 0)
+    if (network_projects(net))
+        net->k->gemm(&projection);
+    const hidden_args h = {.rows = g->rows,
+                           .n = net->P,
+                           .clip = net->spec->variant.proj_clip,
+                           .h = g->h_out,
+                           .h_row = g->h_out_row,
+                           .zoneout = net->spec->variant.zoneout_h,
+                           .stays = g->stays,
+                           .h_prev = g->h,
+                           .h_prev_row = g->h_row};
+    if (h.clip > 0 || h.zoneout > 0)
         net->k->variant->hidden(&h);
+}
+
+void variant_recurrent_grad(const network *net, const layer_weights *w, const recurrent_grad_args *g) {
+    const gemm_args chain = {.groups = 1,
+                             .M = g->rows,
+                             .N = net->P,
+                             .K = net->GH,
+                             .A = g->dz,
+                             .a_row = net->GH,
+                             .B = w->w_hh_panels,
+                             .init = g->factors ? NULL : g->held,
+                             .init_row = net->P,
+                             .C = g->dh,
+                             .c_row = g->dh_row};
+    const product_args factors = {.rows = g->rows,
+                                  .n = net->P,
+                                  .a = g->factors,
+                                  .a_row = net->P,
+                                  .b = g->dh,
+                                  .b_row = g->dh_row,
+                                  .add = g->held,
+                                  .add_row = net->P,
+                                  .to = g->dh,
+                                  .to_row = g->dh_row};
+    net->k->gemm(&chain);
+    if (g->factors)
+        net->k->variant->product(&factors);
 }
 
 void variant_step_grad(const network *net, const layer_weights *w, const variant_step_grad_args *g) {
     const int projects = network_projects(net);
-    const gemm_args recurrent = {.groups = 1,
-                                 .M = g->rows,
-                                 .N = net->P,
-                                 .K = net->GH,
-                                 .A = g->dz_next,
-                                 .a_row = net->GH,
-                                 .B = w->w_hh_panels,
-                                 .C = g->dh_next,
-                                 .c_row = g->dh_next_row};
+    const recurrent_grad_args recurrent = {.rows = g->rows,
+                                           .dz = g->dz_next,
+                                           .held = g->held,
+                                           .factors = g->factors,
+                                           .dh = g->dh_next,
+                                           .dh_row = g->dh_next_row};
     if (g->dz_next)
-        net->k->gemm(&recurrent);
+        variant_recurrent_grad(net, w, &recurrent);
     const hidden_grad_args hidden = {.rows = g->rows,
                                      .n = net->P,
                                      .clip = net->spec->variant.proj_clip,
@@ -89,6 +134,8 @@ void variant_step_grad(const network *net, const layer_weights *w, const variant
                                      .dy_row = g->dy_row,
                                      .dh_next = g->dh_next,
                                      .dh_next_row = g->dh_next_row,
+                                     .stays = g->stays,
+                                     .held = g->held,
                                      .h = g->h,
                                      .h_row = g->h_row,
                                      .dh = projects ? g->dh_clipped : g->step.dout,

@@ -183,7 +183,15 @@ def attributes_of(lstm: LSTM) -> dict[str, Any]:
         If ONNX's operator cannot do what the LSTM does.
     """
     config = lstm.config()
-    for option in ("proj_size", "cell_clip", "proj_clip", "learn_initial_state", "layer_norm"):
+    for option in (
+        "proj_size",
+        "cell_clip",
+        "proj_clip",
+        "learn_initial_state",
+        "layer_norm",
+        "zoneout_c",
+        "zoneout_h",
+    ):
         if config.get(option):
             raise NotImplementedError(f"an LSTM with {option} cannot be written as ONNX")
     if config.get("coupling") == "input" or not config.get("forget_gate", True):
