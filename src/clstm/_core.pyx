@@ -425,8 +425,8 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
             dropout=None, Pack pack=None, int64_t first_step=0, int64_t part=0, tuple trace=None):
     """Run a batch. x (T, B, I) and y (T, B, D*H) with any outer strides; states (L*D, B, H) or None; dropout of this
     call or None, which means that of the weights; pack or None, which means that of the weights as they are now;
-    first_step and part as in clstm_sequence; trace: the arrays of clstm_trace, or None. Returns a Tape if training, else
-    None."""
+    first_step and part as in clstm_sequence; trace: the arrays of clstm_trace, or None. Returns a Tape if training,
+    else None."""
     cdef clstm_spec spec = weights.spec
     cdef clstm_sequence seq
     cdef clstm_trace traced
