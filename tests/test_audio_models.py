@@ -128,6 +128,20 @@ def test_a_part_that_fails_leaves_the_state(rng):
     np.testing.assert_array_equal(np.concatenate([first, model.process(x[2:])]), expected)
 
 
+@pytest.mark.parametrize("options", [{"proj_size": 2}, {"learn_initial_state": True}])
+def test_a_stream_of_a_variant_starts_where_its_lstm_does(rng, options):
+    lstm = clstm.LSTM(1, 4, 2, seed=0, **options)
+    for array in lstm.parameters().values():
+        array[...] = rng.standard_normal(array.shape)
+    x = rng.standard_normal((9, 1))
+    model = clstm.AudioModel([lstm])
+    expected, state = lstm(x)
+    for _ in range(2):
+        np.testing.assert_array_equal(np.concatenate([model.process(x[:4]), model.process(x[4:])]), expected)
+        model.reset()
+    np.testing.assert_array_equal(clstm.AudioModel([lstm], {0: state}).process(x), lstm(x, state)[0])
+
+
 def test_a_copy_is_a_stream_of_its_own(tmp_path, rng):
     head = rng.standard_normal(4)
     model = clstm.from_nam(written(tmp_path / "m.nam", nam_content(random_layers(rng, 1, 3, 1, True), head, 1)))

@@ -276,6 +276,28 @@ def test_hard_sigmoid_of_an_lstm_in_keras_3(tmp_path, rng):
     assert_close(model(x), lstm(x)[0])
 
 
+@pytest.mark.parametrize("joined", ["features", "time", "sum"])
+def test_masks_of_joined_branches(tmp_path, rng, joined):
+    """As in Keras 2: a step counts where it does in all of them, and everywhere in one without a mask."""
+    config = {"name": "joined"} | {"features": {"axis": -1}, "time": {"axis": 1}, "sum": {}}[joined]
+    kind = "Add" if joined == "sum" else "Concatenate"
+    lstm = KerasLstm(rng, features=3 * I if joined == "features" else I)
+    layers = [({"class_name": "InputLayer", "config": {"name": name}}, None) for name in "abc"]
+    layers += [({"class_name": "Masking", "config": {"name": f"m{name}"}}, [[name, 0, 0, {}]]) for name in "ab"]
+    layers.append(({"class_name": kind, "config": config}, [[name, 0, 0, {}] for name in ("c", "ma", "mb")]))
+    layers.append((lstm.layer(), [["joined", 0, 0, {}]]))
+    config = functional(layers, [[name, 0, 0] for name in "abc"], [["rnn", 0, 0]])
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", config, {"rnn": lstm.arrays}))
+    masks = rng.random((3, B, T)) < 0.6
+    masks[2] = True
+    a, b, c = arrays = rng.standard_normal((3, B, T, I)) * masks[..., None]
+    if joined == "time":
+        x, mask = np.concatenate([c, a, b], axis=1), np.concatenate([masks[2], masks[0], masks[1]], axis=1)
+    else:
+        x, mask = np.concatenate([c, a, b], axis=-1) if joined == "features" else sum(arrays), masks.all(axis=0)
+    assert_close(model({"a": a, "b": b, "c": c}), lstm(x, mask)[0])
+
+
 def test_layers_around_an_lstm(tmp_path, rng):
     lstm = KerasLstm(rng)
     table, kernel = rng.standard_normal((7, I)).astype("f"), rng.standard_normal((H, 2)).astype("f")

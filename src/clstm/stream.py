@@ -22,7 +22,8 @@ class Stream(_core.StreamState):
     batch_size : int
         Number of independent streams that advance together.
     state : (h, c)
-        Copies of the states, (num_layers, batch_size, hidden_size); assign a pair to set them.
+        Copies of the states, (num_layers, batch_size, P) and (num_layers, batch_size, hidden_size), as those of the
+        LSTM; assign a pair to set them.
 
     Examples
     --------
@@ -61,7 +62,7 @@ class Stream(_core.StreamState):
 
     @property
     def state(self) -> tuple[np.ndarray, np.ndarray]:
-        """Copies of (h, c), each (num_layers, batch_size, hidden_size)."""
+        """Copies of (h, c)."""
         return self._get_state()
 
     @state.setter

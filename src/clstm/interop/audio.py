@@ -13,7 +13,7 @@ from ..linear import Linear
 from ..lstm import LSTM
 from .elementwise import Function
 
-State = tuple[np.ndarray, np.ndarray]
+State = tuple[np.ndarray | None, np.ndarray | None]
 
 
 class AudioModel:
@@ -26,7 +26,8 @@ class AudioModel:
     parts : sequence of LSTM, Linear or function
         Each takes the output of the one before.
     initial_states : mapping of int to (h_0, c_0), optional
-        Trained initial states of LSTMs, (num_layers, hidden_size), by position in `parts`; zeros by default.
+        Initial states of LSTMs, (num_layers, P) and (num_layers, hidden_size), by position in `parts`; by default
+        those that the LSTM has learned, or zeros.
     sample_rate : float, optional
         What the model was trained for, in Hz.
     metadata : mapping, optional
@@ -130,15 +131,16 @@ def _input_of(parts: Sequence[Any]) -> tuple[int, np.dtype[Any]]:
 
 
 def _as_state(lstm: LSTM, state: tuple[ArrayLike, ArrayLike] | None) -> State:
+    """Copies of a state's arrays; None for those that the LSTM has itself, zeros or learned ones."""
     if lstm.bidirectional:
         raise ValueError("parts holds a bidirectional LSTM, but a stream has no future")
-    shape = (lstm.num_layers, lstm.hidden_size)
     if state is None:
-        return np.zeros(shape, lstm.dtype), np.zeros(shape, lstm.dtype)
+        return None, None
     h_0, c_0 = (
         np.array(as_real_array(name, array, lstm.dtype)) for name, array in zip(("h_0", "c_0"), state, strict=True)
     )
-    for name, array in (("h_0", h_0), ("c_0", c_0)):
+    for name, array, features in (("h_0", h_0, lstm.proj_size or lstm.hidden_size), ("c_0", c_0, lstm.hidden_size)):
+        shape = (lstm.num_layers, features)
         if array.shape != shape:
             raise ValueError(f"{name} has shape {array.shape}, but {shape} is expected")
     return h_0, c_0

@@ -149,11 +149,24 @@ def _any(layer: Description, arrays: Arrays, version: int | None) -> Layer:
 def _concatenate(layer: Description, arrays: Arrays, version: int | None) -> Layer:
     config = layer["config"]
     axis = int(config.get("axis", -1))
-    return lambda tensors: Tensor(np.concatenate([x.array for x in tensors], axis), tensors[0].mask)
+
+    def call(tensors: list[Tensor]) -> Tensor:
+        y = np.concatenate([x.array for x in tensors], axis)
+        return Tensor(y, _common_mask(tensors, along_time=axis in (1, 1 - y.ndim)))
+
+    return call
 
 
 def _add(layer: Description, arrays: Arrays, version: int | None) -> Layer:
-    return lambda tensors: Tensor(functools.reduce(np.add, [x.array for x in tensors]), tensors[0].mask)
+    return lambda tensors: Tensor(functools.reduce(np.add, [x.array for x in tensors]), _common_mask(tensors))
+
+
+def _common_mask(tensors: list[Tensor], along_time: bool = False) -> np.ndarray | None:
+    """The mask of several tensors, as in Keras 2: a step counts where it does in all. Keras 3 writes it out."""
+    if all(x.mask is None for x in tensors):
+        return None
+    masks = [np.ones(x.array.shape[:2], np.bool_) if x.mask is None else x.mask for x in tensors]
+    return np.concatenate(masks, axis=1) if along_time else np.logical_and.reduce(masks)
 
 
 def _of_one(function: Callable[[Tensor], Tensor]) -> Layer:
