@@ -14,22 +14,9 @@ typedef struct interruption {
     atomic_int ended;
 } interruption;
 
-static _Thread_local char interruption_thread;
-
-static inline void interruption_start(interruption *s, clstm_interrupt ask, void *context) {
-    s->ask = ask;
-    s->context = context;
-    s->caller = &interruption_thread;
-    atomic_init(&s->ended, 0);
-}
+void interruption_start(interruption *s, clstm_interrupt ask, void *context);
 
 /* Whether the call shall end, in any of its threads. */
-static inline int interruption_heard(interruption *s) {
-    if (!s->ask)
-        return 0;
-    if (s->caller == &interruption_thread && s->ask(s->context))
-        atomic_store(&s->ended, 1);
-    return atomic_load_explicit(&s->ended, memory_order_relaxed);
-}
+int interruption_heard(interruption *s);
 
 #endif
