@@ -15,7 +15,7 @@ CORE := $(patsubst src/clstm/core/%.c,$(OUT)/%.o,$(wildcard src/clstm/core/*.c))
 C_TESTS := $(patsubst tests/c/%.c,$(OUT)/%,$(filter-out $(SKIP),$(wildcard tests/c/test_*.c)))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test ctest asan tsan fuzz simde aarch64 golden wheels lib install cross abi lint format bench roof clean
+.PHONY: help build test ctest asan tsan pyasan valgrind fuzz simde aarch64 golden wheels lib install cross abi lint format bench roof clean
 .SECONDARY:
 
 help: ## List the targets
@@ -39,6 +39,19 @@ asan: ## The C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 
 tsan: ## The C tests under ThreadSanitizer
 	@$(MAKE) ctest VARIANT=tsan OPTIMIZE="-O1 $(TSAN)"
+
+PYASAN := $(BUILD)/pyasan
+PYASAN_TESTS := test_threads test_memory test_stream test_states_and_lengths test_variants
+
+pyasan: ## Python tests on an extension with AddressSanitizer and UndefinedBehaviorSanitizer
+	CLSTM_SANITIZE=address,undefined $(PYTHON) setup.py -q build --build-lib $(PYASAN)/lib --build-temp $(PYASAN)/temp
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so)" \
+	    PYTHONPATH=$(PYASAN)/lib $(PYTHON) -m pytest $(PYASAN_TESTS:%=tests/%.py) -k "not grow_memory and not free"
+
+valgrind: ## The C tests under valgrind, without those that wait for threads or watch system calls
+	@$(MAKE) ctest VARIANT=valgrind OPTIMIZE="-O1 -DCHECK_EMULATOR" \
+	    SKIP="tests/c/test_threads.c tests/c/test_realtime.c tests/c/test_concurrent.c" \
+	    RUN="valgrind -q --error-exitcode=1 --leak-check=full"
 
 # libFuzzer finds new inputs and keeps them in build/fuzz; tests/fuzz/corpus is where it starts
 FUZZ_SECONDS := 60

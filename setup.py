@@ -21,7 +21,7 @@ MSVC_FLAGS = ["/O2", "/std:c11", "/experimental:c11atomics", "/fp:precise"]
 
 def sanitizer_flags() -> list[str]:
     names = os.environ.get("CLSTM_SANITIZE")
-    return [f"-fsanitize={names}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"] if names else []
+    return [f"-fsanitize={names}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1"] if names else []
 
 
 class BuildExt(build_ext):

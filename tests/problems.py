@@ -87,6 +87,10 @@ class Problem(NamedTuple):
         )
 
 
+SPLIT_BY_ROWS = Problem(17, 65, T=24, B=33)  # threads take rows of the batch
+SPLIT_BY_UNITS = Problem(17, 129, T=100, B=1)  # threads share the units of each step, and wait for each other
+
+
 def problems(sizes=ODD_SIZES, batches=ODD_BATCHES, layers=(1, 2, 3), steps=(1, 2, 3, 8, 21), dtypes=None, **fixed):
     """Strategy for problems: every field is drawn unless it is given."""
     drawn = {

