@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import Problem, assert_same_bytes, named, problems, variant_problems
+from problems import Problem, assert_same_bytes, named, problems, regularizers, variant_problems
 
 import clstm
 
@@ -35,9 +35,9 @@ def test_outputs_and_gradients_have_the_same_bytes(problem, checkpoint):
 
 
 @settings(max_examples=60)
-@given(variant_problems(**few), CHECKPOINTS, st.sampled_from((0.0, 0.4)))
-def test_variants(problem, checkpoint, recurrent_dropout):
-    check_bytes(problem, checkpoint, recurrent_dropout=recurrent_dropout)
+@given(variant_problems(**few), CHECKPOINTS, regularizers())
+def test_variants(problem, checkpoint, options):
+    check_bytes(problem, checkpoint, **options)
 
 
 @settings(max_examples=40)

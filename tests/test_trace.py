@@ -42,7 +42,11 @@ def check_outputs(problem, lstm, batch, trace):
             assert not trace[f"{kind}_{name}"][~valid].any()
 
 
-def apply_output(problem, c):
+def apply_output(problem, parameters, name_of_layer, c):
+    if problem.variant.get("layer_norm"):
+        deviation = np.sqrt(c.var() + problem.variant["layer_norm_eps"])
+        c = parameters[f"weight_ln_c_{name_of_layer}"] * (c - c.mean()) / deviation
+        c = c + parameters.get(f"bias_ln_c_{name_of_layer}", 0)
     name, *numbers = np.atleast_1d(np.array((problem.variant.get("activations") or {}).get("h", "tanh"), dtype=object))
     return ACTIVATIONS[name](c, *numbers)
 
@@ -65,7 +69,7 @@ def check_formulas(problem, lstm, batch, trace):
                 limit = problem.variant.get("cell_clip") or np.inf
                 np.testing.assert_allclose(at["c"], np.clip(c, -limit, limit), rtol=1e-5, atol=1e-5)
                 c = at["c"]
-                out = at["o"] * apply_output(problem, c)
+                out = at["o"] * apply_output(problem, parameters, name, c)
                 if f"weight_hr_{name}" in parameters:
                     limit = problem.variant.get("proj_clip") or np.inf
                     out = np.clip(parameters[f"weight_hr_{name}"].astype(np.float64) @ out, -limit, limit)
