@@ -9,7 +9,6 @@ from contextlib import suppress as _suppress
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from . import plot as plot
 from ._core import version as _version
 from .cell import LSTMCell
 from .embedding import Embedding
@@ -37,8 +36,9 @@ from .truncation import Chunk, truncated_bptt
 with _suppress(ImportError):  # threadpoolctl is not installed
     from . import _threadpool as _threadpool
 
-# Models from elsewhere: imported when they are asked for, for most programs never do.
+# Models from elsewhere, and pictures: imported when they are asked for, for most programs never do.
 if _TYPE_CHECKING:
+    from . import plot as plot
     from .interop.audio import AudioModel
     from .interop.keras_model import KerasModel, from_keras
     from .interop.nam import from_nam
@@ -58,13 +58,15 @@ else:
     }
 
     def __getattr__(name: str) -> object:
+        if name == "plot":
+            return _import_module(".plot", __name__)
         if name not in _INTEROP:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value = getattr(_import_module(f".interop.{_INTEROP[name]}", __name__), name)
         return value
 
     def __dir__() -> list[str]:
-        return sorted(globals().keys() | _INTEROP.keys())
+        return sorted(globals().keys() | _INTEROP.keys() | {"plot"})
 
 
 __version__ = _version()

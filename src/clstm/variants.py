@@ -34,6 +34,9 @@ _PROBABILITIES = ("recurrent_dropout", "variational_dropout_x", "variational_dro
 Activation = str | tuple[Any, ...]
 
 
+_LEAST = float(np.finfo(np.float32).tiny)
+
+
 class Variant(NamedTuple):
     """Options of an LSTM that are not the plain one's, checked by `of`. See `LSTM` for what they mean."""
 
@@ -172,6 +175,8 @@ def _as_positive(name: str, value: Any, alternative: str = "") -> float:
     number = _as_number(name, value)
     if number <= 0:
         raise ValueError(f"{name} is {number}, but a number above 0{alternative} is expected")
+    if number < _LEAST:
+        raise ValueError(f"{name} is {number}, but at least {_LEAST} is expected: less counts as 0 in a step")
     return number
 
 

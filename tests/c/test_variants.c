@@ -167,6 +167,8 @@ static void specs_are_checked(void) {
                                    {.zoneout_h = NAN},
                                    {.layer_norm_eps = -1},
                                    {.layer_norm_eps = INFINITY},
+                                   {.layer_norm_eps = 5e-324},
+                                   {.zoneout_c = 1e-40},
                                    {.proj_clip = 1},
                                    {.activations = {{13, 0, 0}}},
                                    {.activations = {[4] = {-1, 0, 0}}},

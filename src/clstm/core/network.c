@@ -1,6 +1,7 @@
 /* Dimensions, packs and tapes: everything that lies in memory. */
 #include "network.h"
 
+#include <float.h>
 #include <limits.h>
 #include <string.h>
 
@@ -12,7 +13,10 @@
 
 static int in_range(int64_t value, int64_t most) { return value >= 1 && value <= most; }
 
-static int is_probability(double p) { return p >= 0 && p <= 1; }
+/* Finite, and either 0 or no denormal of float: within a call those are 0, before and after they are not. */
+static int is_option(double x) { return x == 0 || (x >= FLT_MIN && x <= DBL_MAX); }
+
+static int is_probability(double p) { return is_option(p) && p <= 1; }
 
 int network_is_plain(const clstm_spec *spec) {
     static const clstm_variant plain;
@@ -37,11 +41,11 @@ static int check_variant(const clstm_spec *s) {
     for (size_t i = 0; i < sizeof probabilities / sizeof *probabilities; i++)
         if (!is_probability(probabilities[i]))
             return CLSTM_ERROR_SPEC;
-    if (!(v->layer_norm_eps >= 0 && v->layer_norm_eps - v->layer_norm_eps == 0))
-        return CLSTM_ERROR_SPEC;
-    return v->clip >= 0 && v->cell_clip >= 0 && v->proj_clip >= 0 && (v->proj_clip == 0 || v->proj_size)
-               ? CLSTM_OK
-               : CLSTM_ERROR_SPEC;
+    const double options[] = {v->clip, v->cell_clip, v->proj_clip, v->layer_norm_eps};
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++)
+        if (!is_option(options[i]))
+            return CLSTM_ERROR_SPEC;
+    return v->proj_clip == 0 || v->proj_size ? CLSTM_OK : CLSTM_ERROR_SPEC;
 }
 
 int clstm_check_spec(const clstm_spec *s) {
