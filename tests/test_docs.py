@@ -15,14 +15,15 @@ import clstm
 
 MODULES = ["clstm"] + [module.name for module in pkgutil.walk_packages(clstm.__path__, "clstm.")]
 PUBLIC = [name for name in MODULES if not name.rpartition(".")[2].startswith("_")]
+EXAMPLES_NEED = {"clstm.torch": "torch", "clstm.interop.onnx_model": "onnx"}
 README = Path(__file__).parent.parent / "README.md"
 HEADER = Path(clstm.__file__).parent / "include" / "clstm.h"
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_examples_in_docstrings(name):
-    if name == "clstm.torch":
-        pytest.importorskip("torch")
+    if name in EXAMPLES_NEED:
+        pytest.importorskip(EXAMPLES_NEED[name])
     failed, _ = doctest.testmod(importlib.import_module(name))
     assert failed == 0
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from hypothesis import given, settings
-from problems import Problem, assert_same_bytes, problems, torch_lstm
+from problems import REGULARIZERS, Problem, assert_same_bytes, problems, torch_lstm
 
 import clstm
 
@@ -83,6 +83,9 @@ def test_nothing_is_shared_with_the_module():
 
 def test_what_pytorch_has_not_is_refused():
     pytest.importorskip("torch")
+    for name in REGULARIZERS:
+        with pytest.raises(ValueError, match=f"{name} is 0.3, which torch.nn.LSTM has not"):
+            clstm.LSTM(3, 4, **{name: 0.3}).to_torch()
     with pytest.raises(ValueError, match="peepholes is True, which torch.nn.LSTM has not"):
         clstm.LSTM(3, 4, peepholes=True).to_torch()
 
