@@ -51,6 +51,39 @@ def test_the_environment_sets_threads_and_instruction_set():
     assert told("clstm.cpu_info()['isa']", CLSTM_ISA="no such thing") == clstm.cpu_info()["available"][0]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        *(
+            ("CLSTM_NUM_THREADS", value, "a number from 1 to 1024")
+            for value in ("four", "0", "1025", "2.5", "3 ", "-1")
+        ),
+        ("CLSTM_ISA", "sse", f"one of {', '.join(clstm.cpu_info()['available'])}"),
+    ],
+)
+def test_a_value_in_the_environment_that_is_ignored_is_named(name, value, expected):
+    assert (
+        imported(name, value)
+        .splitlines()[0]
+        .endswith(f"RuntimeWarning: {name} is {value!r} in the environment, but {expected} is expected: it is ignored")
+    )
+
+
+@pytest.mark.parametrize("value", ["", "1", " 2", "+3", "007", "1024"])
+def test_a_number_of_threads_that_counts_gives_no_warning(value):
+    assert imported("CLSTM_NUM_THREADS", value) == ""
+    if value:
+        assert told("clstm.get_num_threads()", CLSTM_NUM_THREADS=value) == str(int(value))
+
+
+def imported(name, value):
+    """What importing the package writes to standard error."""
+    command = [sys.executable, "-W", "default", "-c", "import clstm"]
+    return subprocess.run(
+        command, env=os.environ | {name: value}, capture_output=True, text=True, check=True
+    ).stderr.strip()
+
+
 def test_importing_brings_in_little_beyond_numpy():
     code = """
 import sys, numpy

@@ -191,6 +191,14 @@ print(clstm.get_num_threads())
     assert run_python(code, CLSTM_NUM_THREADS=None) == "1"
 
 
+def test_threadpoolctl_is_told_of_a_wrong_number():
+    threadpoolctl = pytest.importorskip("threadpoolctl", reason="threadpoolctl is not installed")
+    before = clstm.get_num_threads()
+    with pytest.raises(ValueError, match="n is 0, but at least 1 is expected"):
+        threadpoolctl.threadpool_limits({"clstm": 0})
+    assert clstm.get_num_threads() == before
+
+
 def test_threadpoolctl_sees_and_limits_the_pool():
     threadpoolctl = pytest.importorskip("threadpoolctl", reason="threadpoolctl is not installed")
     clstm.set_num_threads(3)
