@@ -179,7 +179,7 @@ def test_the_state_is_a_copy_both_ways():
             TypeError,
             "c has dtype complex128, but real numbers are",
         ),
-        ((np.zeros((2, 2, 4)),), TypeError, r"state is a tuple, but a pair \(h, c\) is expected"),
+        ((np.zeros((2, 2, 4)),), TypeError, r"state is a tuple of length 1, but a pair \(h, c\) is expected"),
         (np.zeros((2, 2, 2, 4)), TypeError, r"state is a ndarray, but a pair \(h, c\) is expected"),
         (None, TypeError, r"state is a NoneType, but a pair \(h, c\) is expected"),
     ],

@@ -696,6 +696,14 @@ def test_sequential_refuses_a_state_of_another_form(bad):
         model.backward(tape, y, bad)
 
 
+def test_sequential_refuses_a_tape_that_is_not_its_own():
+    model, x = make_model(), np.zeros((4, 2, 3))
+    y, _, tape = model.forward(x)
+    for wrong in (None, tape.parts, tape._replace(parts=tape.parts[:-1])):
+        with pytest.raises(ValueError, match="(?s)^tape is .*, but one that this model's forward returned is expected"):
+            model.backward(wrong, y)
+
+
 def test_sequential_refuses_wrong_parts():
     linear = clstm.Linear(2, 2)
     with pytest.raises(TypeError, match="part 1 is a function, but a Module is expected"):

@@ -615,7 +615,7 @@ def test_a_cell_takes_the_same_options():
     ("options", "error", "message"),
     [
         ({"proj_size": 4}, ValueError, "proj_size is 4, but less than hidden_size 4 is expected"),
-        ({"proj_size": -1}, ValueError, "proj_size is -1, but at least 1 is expected"),
+        ({"proj_size": -1}, ValueError, "proj_size is -1, but at least 0 is expected"),
         ({"proj_size": 1.5}, TypeError, "proj_size is 1.5, but an integer is expected"),
         ({"peepholes": 1}, TypeError, "peepholes is 1, but True or False is expected"),
         ({"coupling": "f"}, ValueError, "coupling is 'f', but None, 'forget' .* or 'input' .* is expected"),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from .arguments import as_real_array
+from .arguments import as_pair, as_real_array
 from .lstm import LSTM, State, Tape
 from .module import Module, Parameter, Shape
 from .variants import Variant
@@ -149,7 +149,7 @@ class LSTMCell(Module):
             Gradients with respect to the parameters.
         """
         if not isinstance(tape, Tape):
-            raise ValueError(f"tape is {tape!r}, but one that this cell's forward returned is expected")
+            raise ValueError(f"tape is {tape!r:.80}, but one that this cell's forward returned is expected")
         rows = (tape.B,) if tape.meta.batched else ()
         dstate = self._state(("dh", "dc"), (dh, dc), rows)
         dx, (dh_0, dc_0), grads = self._lstm.backward(tape, dstate=dstate)
@@ -164,9 +164,7 @@ class LSTMCell(Module):
             )
         if state is None:
             return x[None], None
-        if not isinstance(state, (tuple, list)) or len(state) != 2:
-            raise TypeError(f"state is a {type(state).__name__}, but a pair (h, c) is expected")
-        return x[None], self._state(("h", "c"), state, x.shape[:-1])
+        return x[None], self._state(("h", "c"), as_pair("state", state, ("h", "c")), x.shape[:-1])
 
     def _state(self, names: tuple[str, str], pair: Any, rows: tuple[int, ...]) -> tuple[Any, Any]:
         """A pair of (batch, hidden_size) arrays as those of a layer; None stays."""

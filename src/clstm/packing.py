@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arguments import as_lengths, as_size
+from .arguments import as_lengths, as_size, kind_of
 
 
 class PackedSequence(NamedTuple):
@@ -272,8 +272,7 @@ def _as_sequences(sequences: Iterable[ArrayLike]) -> list[np.ndarray]:
 def _check(sequence: Any) -> np.ndarray:
     """The lengths of the sorted rows, if the parts of a packed sequence fit each other."""
     if not isinstance(sequence, PackedSequence):
-        kind = type(sequence)
-        raise TypeError(f"sequence is a {kind.__module__}.{kind.__qualname__}, but a clstm.PackedSequence is expected")
+        raise TypeError(f"sequence is a {kind_of(sequence)}, but a clstm.PackedSequence is expected")
     sizes = np.asarray(sequence.batch_sizes)
     if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or not sizes.size:
         raise ValueError(

@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from . import _core
+from .arguments import kind_of
 from .lstm import LSTM as NumpyLSTM
 
 __all__ = ["LSTM"]
@@ -274,7 +275,7 @@ class _Once(torch.autograd.Function):
 def config_and_weights(module: torch.nn.LSTM) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the arguments of the `clstm.LSTM` that equals a `torch.nn.LSTM`, and the weights."""
     if not isinstance(module, torch.nn.LSTM):
-        raise TypeError(f"module is a {type(module).__name__}, but a torch.nn.LSTM is expected")
+        raise TypeError(f"module is a {kind_of(module)}, but a torch.nn.LSTM is expected")
     weights = {name: getattr(module, name).detach().cpu() for names in module._all_weights for name in names}
     dtype = weights["weight_ih_l0"].dtype
     if dtype not in DTYPES:

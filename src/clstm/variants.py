@@ -145,10 +145,8 @@ class Variant(NamedTuple):
 
 
 def _as_proj_size(value: Any, hidden_size: int) -> int:
-    if not isinstance(value, bool) and isinstance(value, (int, np.integer)) and value == 0:
-        return 0
-    size = as_size("proj_size", value)
-    if size >= hidden_size:
+    size = as_size("proj_size", value, least=0)
+    if size and size >= hidden_size:
         raise ValueError(f"proj_size is {size}, but less than hidden_size {hidden_size} is expected")
     return size
 
