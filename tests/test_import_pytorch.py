@@ -84,10 +84,10 @@ def test_nothing_is_shared_with_the_module():
 def test_what_pytorch_has_not_is_refused():
     pytest.importorskip("torch")
     for name in REGULARIZERS:
-        with pytest.raises(ValueError, match=f"{name} is 0.3, which torch.nn.LSTM has not"):
+        with pytest.raises(ValueError, match=f"the layer has {name}=0.3, but torch.nn.LSTM has no such options"):
             clstm.LSTM(3, 4, **{name: 0.3}).to_torch()
-    with pytest.raises(ValueError, match="peepholes is True, which torch.nn.LSTM has not"):
-        clstm.LSTM(3, 4, peepholes=True).to_torch()
+    with pytest.raises(ValueError, match=r"the layer has peepholes=True, coupling='input', clip=2\.0, but torch"):
+        clstm.LSTM(3, 4, clip=2, coupling="input", peepholes=True).to_torch()
 
 
 def test_other_modules_are_refused():

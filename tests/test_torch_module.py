@@ -74,6 +74,28 @@ def assert_close(found, expected, dtype):
 # ---- results ----
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_compiled_model_gives_the_same_results(batch_first):
+    """PyTorch's compiler breaks its graphs at the layer. Several lengths: it compiles anew for the second."""
+    found = []
+    for kind, compiled in ((clstm.torch.LSTM, True), (torch.nn.LSTM, False)):
+        torch.manual_seed(0)
+        layer, head = kind(3, 8, 2, batch_first=batch_first), torch.nn.Linear(8, 1)
+
+        def run(x, layer=layer, head=head):
+            y, (_, c_n) = layer(2 * x)
+            return head(y).relu().sum() + c_n.sum()
+
+        model = torch.compile(run, backend="aot_eager") if compiled else run
+        for time in (5, 6, 7):
+            x = torch.linspace(-1, 1, time * 6).reshape(time, 2, 3).requires_grad_()
+            model(x).backward()
+            found.append([x.grad, *(parameter.grad.clone() for parameter in layer.parameters())])
+    for ours, theirs in zip(found[:3], found[3:], strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5)
+
+
 @settings(max_examples=60)
 @given(
     problems(sizes=(1, 3, 7, 13, 33), batches=(1, 2, 5, 17), with_lengths=True),

@@ -423,7 +423,7 @@ class LSTM(Module):
             axis. An array of the layer's dtype with contiguous features is not copied. Time and batch may be 0.
         state : (h_0, c_0), optional
             Initial states of shape (num_layers * D, batch, P) and (num_layers * D, batch, hidden_size), or without
-            batch axis; P is hidden_size without projection. Either may be None, which means zeros.
+            batch axis; P is hidden_size without projection. Either may be None, which means zeros, or the learned ones.
         lengths : array_like of int, shape (batch,), optional
             Valid steps of each sequence, 0 to time, in any order; all by default. Beyond its length a sequence is not
             read and its output is 0; its final state is that at its own last step, or the initial one for length 0;

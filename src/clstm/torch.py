@@ -300,8 +300,8 @@ def _config(module: torch.nn.LSTM, dtype: torch.dtype) -> dict[str, Any]:
 def make_module(lstm: NumpyLSTM) -> torch.nn.LSTM:
     """Return a `torch.nn.LSTM` that equals a `clstm.LSTM`. The state of torch's random numbers stays."""
     config = lstm.config()
-    for name in config.keys() - {*torch.nn.LSTM.__constants__, "dtype"}:
-        raise ValueError(f"{name} is {config[name]!r}, which torch.nn.LSTM has not")
+    if own := [f"{name}={config[name]!r}" for name in config if name not in (*torch.nn.LSTM.__constants__, "dtype")]:
+        raise ValueError(f"the layer has {', '.join(own)}, but torch.nn.LSTM has no such options")
     module = torch.nn.LSTM(**{**config, "dtype": getattr(torch, config["dtype"]), "device": "meta"})
     module.to_empty(device="cpu")
     module.load_state_dict({name: torch.from_numpy(array) for name, array in lstm.state_dict().items()})
