@@ -38,16 +38,16 @@ extern "C" {
 
 typedef enum clstm_status {
     CLSTM_OK = 0,
-    CLSTM_ERROR_NULL = 1,        /* a required pointer is NULL */
-    CLSTM_ERROR_SPEC = 2,        /* a field of clstm_spec is out of range */
-    CLSTM_ERROR_SIZE = 3,        /* a size is negative, or a product of sizes does not fit in memory */
-    CLSTM_ERROR_PACK = 4,        /* the pack was made for another network, or lacks what training needs */
-    CLSTM_ERROR_TAPE = 5,        /* the tape was recorded by another network, or with other sizes */
-    CLSTM_ERROR_LENGTHS = 6,     /* lengths lie outside 0..T or are not sorted, longest first */
-    CLSTM_ERROR_ISA = 7,         /* no such instruction set in this build, or the machine lacks it */
-    CLSTM_ERROR_STREAM = 8,      /* clstm_step runs no bidirectional network and no variant */
-    CLSTM_ERROR_THREADS = 9,     /* the number of threads is out of range */
-    CLSTM_ERROR_WORKSPACE = 10,  /* the workspace is smaller than the call needs */
+    CLSTM_ERROR_NULL = 1,       /* a required pointer is NULL */
+    CLSTM_ERROR_SPEC = 2,       /* a field of clstm_spec is out of range */
+    CLSTM_ERROR_SIZE = 3,       /* a size is negative, or a product of sizes does not fit in memory */
+    CLSTM_ERROR_PACK = 4,       /* the pack was made for another network, or lacks what training needs */
+    CLSTM_ERROR_TAPE = 5,       /* the tape was recorded by another network, or with other sizes */
+    CLSTM_ERROR_LENGTHS = 6,    /* lengths lie outside 0..T or are not sorted, longest first; order is outside 0..B-1 */
+    CLSTM_ERROR_ISA = 7,        /* no such instruction set in this build, or the machine lacks it */
+    CLSTM_ERROR_STREAM = 8,     /* clstm_step runs no bidirectional network and no variant */
+    CLSTM_ERROR_THREADS = 9,    /* the number of threads is out of range */
+    CLSTM_ERROR_WORKSPACE = 10, /* the workspace is smaller than the call needs */
     CLSTM_ERROR_INTERRUPTED = 11 /* the caller's interrupt function ended the call */
 } clstm_status;
 
@@ -201,6 +201,9 @@ typedef struct clstm_sequence {
     const int64_t *lengths; /* (B) valid steps of each row, longest first; or NULL: all T. Outputs past the end of a
                                row are 0, its final states are those at its own last step, and its reverse
                                direction starts there */
+    const int64_t *order;   /* (B) a permutation: which row of x, y and the states, and of their gradients, has each of
+                               the lengths; or NULL: the same row. Lengths need not be sorted in memory so; not with a
+                               trace */
     uint64_t seed;          /* training: selects the dropout masks */
     int64_t first_step;     /* training: the step of a longer sequence that x begins with, for the dropout masks */
     int64_t part;           /* 0: the whole network; 1 + layer * D + direction: that alone. x is then the output of the

@@ -51,6 +51,7 @@ cdef extern from "clstm_capi.h" nogil:
         int64_t T
         int64_t B
         const int64_t *lengths
+        const int64_t *order
         uint64_t seed
         int64_t first_step
         int64_t part

@@ -51,6 +51,7 @@ def forward(
     hn: np.ndarray | None,
     cn: np.ndarray | None,
     lengths: np.ndarray | None,
+    order: np.ndarray | None,
     training: bool,
     seed: int,
     meta: Any,

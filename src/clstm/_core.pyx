@@ -421,12 +421,12 @@ cdef inline int64_t stride_of(cnp.ndarray array, int axis) noexcept:
     return cnp.PyArray_STRIDE(array, axis) // cnp.PyArray_ITEMSIZE(array)
 
 
-def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengths, bint training, uint64_t seed, meta,
-            dropout=None, Pack pack=None, int64_t first_step=0, int64_t part=0, tuple trace=None):
-    """Run a batch. x (T, B, I) and y (T, B, D*H) with any outer strides; states (L*D, B, H) or None; dropout of this
-    call or None, which means that of the weights; pack or None, which means that of the weights as they are now;
-    first_step and part as in clstm_sequence; trace: the arrays of clstm_trace, or None. Returns a Tape if training,
-    else None."""
+def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengths, order, bint training, uint64_t seed,
+            meta, dropout=None, Pack pack=None, int64_t first_step=0, int64_t part=0, tuple trace=None):
+    """Run a batch. x (T, B, I) and y (T, B, D*H) with any outer strides; states (L*D, B, H) or None; lengths and order
+    (B) or None; dropout of this call or None, which means that of the weights; pack or None, which means that of the
+    weights as they are now; first_step, part, lengths and order as in clstm_sequence; trace: the arrays of clstm_trace,
+    or None. Returns a Tape if training, else None."""
     cdef clstm_spec spec = weights.spec
     cdef clstm_sequence seq
     cdef clstm_trace traced
@@ -443,6 +443,7 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
     seq.T = cnp.PyArray_DIM(x, 0)
     seq.B = cnp.PyArray_DIM(x, 1)
     seq.lengths = <const int64_t *> data_of(lengths)
+    seq.order = <const int64_t *> data_of(order)
     seq.seed = seed
     seq.first_step = first_step
     seq.part = part

@@ -74,6 +74,7 @@ class CheckpointTape:
         h_n: np.ndarray,
         c_n: np.ndarray,
         lengths: np.ndarray | None,
+        order: np.ndarray | None,
         seed: int,
         steps: int,
         directions: int,
@@ -82,13 +83,8 @@ class CheckpointTape:
         """Run a batch as `_core.forward` does, into y, h_n and c_n."""
         self.T, self.B = x.shape[:2]
         self.meta = meta
-        self._weights, self._lengths, self._seed, self._steps, self._directions = (
-            weights,
-            lengths,
-            seed,
-            steps,
-            directions,
-        )
+        self._weights, self._lengths, self._order = weights, lengths, order
+        self._seed, self._steps, self._directions = seed, steps, directions
         self._pack: _core.Pack | None = None  # the weights as they were
         self._state_shapes, self._dtype = (h_n.shape, c_n.shape), y.dtype
         self._runs: list[_Run] = []
@@ -151,6 +147,7 @@ class CheckpointTape:
             c_0,
             *end,
             lengths,
+            self._order,
             True,
             self._seed,
             None,

@@ -1,4 +1,4 @@
-"""Between the caller's arrays and the core's, which wants sequences from the longest to the shortest, without holes."""
+"""Between the caller's arrays and the core's, which wants to know which sequences are longest, and no holes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Holes(NamedTuple):
-    """Where steps go that a mask takes out. All are (time, batch), in the core's order of rows."""
+    """Where steps go that a mask takes out. All are (time, batch)."""
 
     steps: np.ndarray  # the caller's step of each of the core's: valid ones first, then those that are masked
     masked: np.ndarray  # of bool, by the caller's step
@@ -22,75 +22,61 @@ class Layout(NamedTuple):
     """How the rows and steps of a call are laid out for its caller."""
 
     batched: bool
-    lengths: np.ndarray | None = None  # (B) of the core's rows, longest first
-    order: np.ndarray | None = None  # (B) the caller's row of each of the core's; None: the same
+    lengths: np.ndarray | None = None  # (B) longest first
+    order: np.ndarray | None = None  # (B) the caller's row of each of the lengths; None: the same
     holes: Holes | None = None
 
     @staticmethod
-    def of_lengths(batched: bool, lengths: np.ndarray) -> Layout:
+    def of_lengths(batched: bool, lengths: np.ndarray, holes: Holes | None = None) -> Layout:
         """Rows that end at their lengths (B)."""
         if np.all(lengths[1:] <= lengths[:-1]):
-            return Layout(batched, lengths)
-        order = np.argsort(-lengths, kind="stable")
-        return Layout(batched, lengths[order], order)
+            return Layout(batched, lengths, None, holes)
+        order = np.argsort(-lengths, kind="stable").astype(np.int64, copy=False)
+        return Layout(batched, lengths[order], order, holes)
 
     @staticmethod
     def of_mask(batched: bool, mask: np.ndarray) -> Layout:
         """Rows whose valid steps are those where mask (T, B) is True."""
-        order = np.argsort(-mask.sum(axis=0), kind="stable")
-        valid = mask[:, order]
-        steps = np.argsort(~valid, axis=0, kind="stable")
-        count = np.cumsum(valid, axis=0)
-        lengths = valid.sum(axis=0, dtype=np.int64)
-        return Layout(batched, lengths, order, Holes(steps, ~valid, (count - 1, count - valid)))
+        steps = np.argsort(~mask, axis=0, kind="stable")
+        count = np.cumsum(mask, axis=0)
+        holes = Holes(steps, ~mask, (count - 1, count - mask))
+        return Layout.of_lengths(batched, mask.sum(axis=0, dtype=np.int64), holes)
 
     # ---- from the caller ----
 
-    def take_rows(self, array: np.ndarray) -> np.ndarray:
-        """Rows (axis 1) in the core's order."""
-        return array if self.order is None else np.take(array, self.order, axis=1)
-
     def take_steps(self, array: np.ndarray) -> np.ndarray:
         """A (T, B, n) array with the core's steps."""
-        return self.take_rows(array) if self.holes is None else array[self.holes.steps, self.order]
+        return array if self.holes is None else np.take_along_axis(array, self.holes.steps[..., None], axis=0)
 
     def take_gradient(self, dy: np.ndarray, directions: int) -> np.ndarray:
         """dy (T, B, D*n) with the core's steps. A repeated output's gradient is a sum, in order of time."""
         taken = self.take_steps(dy)
-        if self.holes is None or self.order is None:
+        if self.holes is None:
             return taken
         n = dy.shape[2] // directions
         for direction in range(directions):
             part, source = slice(direction * n, (direction + 1) * n), self.holes.sources[direction]
             for t in np.flatnonzero(self.holes.masked.any(axis=1)):
                 rows = np.flatnonzero(self.holes.masked[t])
-                taken[source[t, rows], rows, part] += dy[t, self.order[rows], part]
+                taken[source[t, rows], rows, part] += dy[t, rows, part]
         return taken
 
     # ---- to the caller ----
 
-    def restore_rows(self, array: np.ndarray) -> None:
-        """Put rows (axis 1) of the core where the caller has them, in place."""
-        if self.order is not None:
-            array[:, self.order] = array.copy()
-
     def empty_steps(self, array: np.ndarray) -> np.ndarray:
         """Where the core writes what `restore_steps` and `restore_outputs` put into array; itself if in order."""
-        return array if self.order is None else np.empty(array.shape, array.dtype)
+        return array if self.holes is None else np.empty(array.shape, array.dtype)
 
     def restore_steps(self, found: np.ndarray, array: np.ndarray) -> None:
         """Put steps of the core's (T, B, n) array where the caller has them."""
         if self.holes is not None:
-            array[self.holes.steps, self.order] = found
-        elif self.order is not None:
-            array[:, self.order] = found
+            np.put_along_axis(array, self.holes.steps[..., None], found, axis=0)
 
     def restore_outputs(self, found: np.ndarray, y: np.ndarray, directions: int) -> None:
         """As `restore_steps`, for outputs (T, B, D*n), which masked steps repeat."""
         if self.holes is None:
-            self.restore_steps(found, y)
             return
-        n, rows = y.shape[2] // directions, np.arange(y.shape[1])
+        n = y.shape[2] // directions
         for direction in range(directions):
             part = slice(direction * n, (direction + 1) * n)
-            y[:, self.order, part] = found[..., part][self.holes.sources[direction], rows]
+            y[..., part] = np.take_along_axis(found[..., part], self.holes.sources[direction][..., None], axis=0)

@@ -523,7 +523,7 @@ class LSTM(Module):
             if dy.shape[:2] != (tape.T, tape.B):
                 raise ValueError(f"dy has {_sizes(dy)}, but {tape.T} time steps and {tape.B} rows are expected")
             dy = layout.take_gradient(dy, D)
-        dh_n, dc_n = self._states(("dh_n", "dc_n"), "dstate", dstate, tape.B, layout)
+        dh_n, dc_n = self._states(("dh_n", "dc_n"), "dstate", dstate, tape.B, layout.batched)
         dx_out, dx = self._empty(tape.T, tape.B, self.input_size, layout.batched)
         dh_0, dc_0 = self._empty_states(tape.B)
         make = np.zeros if isinstance(tape, CheckpointTape) else np.empty  # sums start from these, or overwrite them
@@ -535,7 +535,7 @@ class LSTM(Module):
         else:
             _core.backward(tape, *arrays)
         layout.restore_steps(found, dx)
-        return dx_out, self._finished((dh_0, dc_0), layout), grads
+        return dx_out, _as_caller_has_states((dh_0, dc_0), layout.batched), grads
 
     def trace(
         self,
@@ -580,19 +580,20 @@ class LSTM(Module):
         x = self._time_major("x", x, self.input_size, batched)
         T, B = x.shape[:2]
         layout = self._layout(batched, lengths, None, T, B)
-        h_0, c_0 = self._states(("h_0", "c_0"), "state", state, B, layout)
+        h_0, c_0 = self._states(("h_0", "c_0"), "state", state, B, batched)
         count, D = self.num_layers * (1 + self.bidirectional), 1 + self.bidirectional
         gates, c, h = (
             np.zeros((count, T, B, *features), self.dtype)
             for features in ((4, self.hidden_size), (self.hidden_size,), (self._features,))
         )
         y, (h_n, c_n) = np.empty((T, B, D * self._features), self.dtype), self._empty_states(B)
-        x = layout.take_steps(x)
-        run = h_0, c_0, h_n, c_n, layout.lengths, False, 0, None
-        _core.forward(self._weights, x, y, *run, trace=(gates, c, h))
+        rows = slice(None) if layout.order is None else layout.order  # a trace is recorded longest row first
+        h_0, c_0 = (None if state is None else np.ascontiguousarray(state[:, rows]) for state in (h_0, c_0))
+        run = h_0, c_0, h_n, c_n, layout.lengths, None, False, 0, None
+        _core.forward(self._weights, x[:, rows], y, *run, trace=(gates, c, h))
         names = [f"l{layer}{suffix}" for layer in range(self.num_layers) for suffix in ("", "_reverse")[:D]]
         return {
-            f"{kind}_{name}": self._as_caller_has_it(array, layout)
+            f"{kind}_{name}": self._as_caller_has_it(array, rows, batched)
             for i, name in enumerate(names)
             for kind, array in zip("ifgoch", (*gates[i].transpose(2, 0, 1, 3), c[i], h[i]), strict=True)
         }
@@ -650,7 +651,7 @@ class LSTM(Module):
         layout = self._layout(batched, lengths, mask, T, B)
         steps = segment_steps(checkpoint, T)
         x = layout.take_steps(x)
-        h_0, c_0 = self._states(("h_0", "c_0"), "state", state, B, layout)
+        h_0, c_0 = self._states(("h_0", "c_0"), "state", state, B, batched)
         y_out, y = self._empty(T, B, (1 + self.bidirectional) * self._features, layout.batched)
         h_n, c_n = self._empty_states(B)
         seed = 0
@@ -658,13 +659,13 @@ class LSTM(Module):
             seed = int(np.random.SeedSequence((self.seed, self.dropout_counter)).generate_state(1, np.uint64)[0])
             self.dropout_counter += 1
         found = layout.empty_steps(y)
-        arrays = x, found, h_0, c_0, h_n, c_n, layout.lengths
+        arrays = x, found, h_0, c_0, h_n, c_n, layout.lengths, layout.order
         if steps:
             tape = CheckpointTape(self._weights, *arrays, seed, steps, 1 + self.bidirectional, layout)
         else:
             tape = _core.forward(self._weights, *arrays, training, seed, layout)
         layout.restore_outputs(found, y, 1 + self.bidirectional)
-        return y_out, self._finished((h_n, c_n), layout), tape
+        return y_out, _as_caller_has_states((h_n, c_n), batched), tape
 
     def _layout(self, batched: bool, lengths: Any, mask: Any, T: int, B: int) -> Layout:
         if mask is not None:
@@ -703,16 +704,16 @@ class LSTM(Module):
         array = np.empty((T, B, features), self.dtype)
         return array, array
 
-    def _as_caller_has_it(self, array: np.ndarray, layout: Layout) -> np.ndarray:
-        """A copy of a (time, batch, features) array of the core, laid out like the caller's x."""
+    def _as_caller_has_it(self, array: np.ndarray, rows: Any, batched: bool) -> np.ndarray:
+        """A copy of a (time, batch, features) array, laid out like the caller's x; its rows are these of the
+        caller's."""
         T, B, features = array.shape
-        out, as_core_has_it = self._empty(T, B, features, layout.batched)
-        as_core_has_it[...] = array
-        layout.restore_rows(as_core_has_it)
+        out, time_major = self._empty(T, B, features, batched)
+        time_major[:, rows] = array
         return out
 
-    def _states(self, names: tuple[str, str], pair_name: str, pair: Any, B: int, layout: Layout) -> list[Any]:
-        """Both states of a pair as contiguous (L*D, B, P or H), in the order of the sorted rows; None stays."""
+    def _states(self, names: tuple[str, str], pair_name: str, pair: Any, B: int, batched: bool) -> list[Any]:
+        """Both states of a pair as contiguous (L*D, B, P or H); None stays."""
         if pair is None:
             return [None, None]
         pair = as_pair(pair_name, pair, names)
@@ -723,22 +724,19 @@ class LSTM(Module):
                 states.append(None)
                 continue
             array = as_real_array(name, value, self.dtype)
-            shape = (first, B, features) if layout.batched else (first, features)
+            shape = (first, B, features) if batched else (first, features)
             if array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}, but {shape} is expected")
-            array = layout.take_rows(array.reshape(first, B, features))
-            states.append(np.require(array, requirements=["C", "A"]))
+            states.append(np.require(array.reshape(first, B, features), requirements=["C", "A"]))
         return states
 
     def _empty_states(self, B: int) -> State:
         first = self.num_layers * (1 + self.bidirectional)
         return np.empty((first, B, self._features), self.dtype), np.empty((first, B, self.hidden_size), self.dtype)
 
-    def _finished(self, pair: State, layout: Layout) -> State:
-        """States as the caller sees them."""
-        for array in pair:
-            layout.restore_rows(array)
-        return pair if layout.batched else (pair[0][:, 0], pair[1][:, 0])
+
+def _as_caller_has_states(pair: State, batched: bool) -> State:
+    return pair if batched else (pair[0][:, 0], pair[1][:, 0])
 
 
 def _as_seed(seed: Any) -> int:

@@ -191,6 +191,7 @@ class _Call(NamedTuple):
             h_n.numpy(),
             c_n.numpy(),
             self.lengths,
+            None,
             record,
             self.seed,
             None,

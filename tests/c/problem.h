@@ -105,7 +105,7 @@ enum { MAX_PARAMS = 64 };
 typedef struct problem {
     clstm_spec spec;
     int64_t T, B;
-    int with_lengths, no_h0, no_c0, no_dy, no_dhn, no_dcn;
+    int with_lengths, with_order, no_h0, no_c0, no_dy, no_dhn, no_dcn;
     enum layout x_layout, y_layout, dx_layout, dy_layout;
     double scale;  /* of the weights; 0: 1 / sqrt(H), as networks start */
     uint64_t seed; /* of every number, and of the dropout */
@@ -114,20 +114,21 @@ typedef struct problem {
     size_t size;                /* bytes of a real */
     int64_t D, P;               /* P: features of h */
     int64_t h_states, c_states; /* L * D * B * P, L * D * B * H */
-    int64_t *lengths;
+    int64_t *lengths, *order;
     buffer params[MAX_PARAMS], x, h0, c0, dy, dhn, dcn;
 } problem;
 
 static inline const char *problem_text(const problem *p) {
     static _Thread_local char text[200];
     const clstm_spec *s = &p->spec;
-    snprintf(
-        text, sizeof text,
-        "f%d I=%d H=%d P=%d coupling=%d peepholes=%d norm=%g L=%d D=%d bias=%d T=%d B=%d lengths=%d layouts=%d%d%d%d "
-        "dropout=%g %s",
-        s->dtype ? 64 : 32, (int)s->input_size, (int)s->hidden_size, (int)p->P, s->variant.coupling,
-        s->variant.peepholes, s->variant.layer_norm_eps, (int)s->num_layers, (int)p->D, s->bias, (int)p->T, (int)p->B,
-        p->with_lengths, p->x_layout, p->y_layout, p->dx_layout, p->dy_layout, s->dropout, clstm_isa());
+    snprintf(text, sizeof text,
+             "f%d I=%d H=%d P=%d coupling=%d peepholes=%d norm=%g L=%d D=%d bias=%d T=%d B=%d lengths=%d order=%d "
+             "layouts=%d%d%d%d "
+             "dropout=%g %s",
+             s->dtype ? 64 : 32, (int)s->input_size, (int)s->hidden_size, (int)p->P, s->variant.coupling,
+             s->variant.peepholes, s->variant.layer_norm_eps, (int)s->num_layers, (int)p->D, s->bias, (int)p->T,
+             (int)p->B, p->with_lengths, p->with_order, p->x_layout, p->y_layout, p->dx_layout, p->dy_layout,
+             s->dropout, clstm_isa());
     return text;
 }
 
@@ -167,6 +168,14 @@ static inline buffer random_sequence(const problem *p, int64_t n, enum layout la
     return b;
 }
 
+/* Valid steps of row `row` of x. */
+static inline int64_t row_length(const problem *p, int64_t row) {
+    int64_t b = 0;
+    while (p->order ? p->order[b] != row : b != row)
+        b++;
+    return p->lengths ? p->lengths[b] : p->T;
+}
+
 static inline void problem_make(problem *p) {
     const int64_t H = p->spec.hidden_size, n_params = clstm_num_params(&p->spec);
     p->size = p->spec.dtype == CLSTM_FLOAT32 ? 4 : 8;
@@ -186,6 +195,9 @@ static inline void problem_make(problem *p) {
     p->lengths = p->with_lengths ? malloc((size_t)(p->B + 1) * sizeof *p->lengths) : NULL;
     for (int64_t row = 0; p->lengths && row < p->B; row++) /* from T down to 0 */
         p->lengths[row] = p->T - p->T * row / (p->B > 1 ? p->B - 1 : 1);
+    p->order = p->with_order ? malloc((size_t)(p->B + 1) * sizeof *p->order) : NULL;
+    for (int64_t row = 0; p->order && row < p->B; row++)
+        p->order[row] = (row + p->B / 3 + 1) % p->B;
 }
 
 static inline void problem_free(problem *p) {
@@ -195,6 +207,7 @@ static inline void problem_free(problem *p) {
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
         buffer_free(arrays[i]);
     free(p->lengths);
+    free(p->order);
 }
 
 /* ---- sequences in every layout ---- */
@@ -313,6 +326,7 @@ static inline void forward_with(const problem *p, const buffer *pack, const buff
     const clstm_sequence sequence = {.T = p->T,
                                      .B = p->B,
                                      .lengths = p->lengths,
+                                     .order = p->order,
                                      .seed = p->seed,
                                      .x = x.p,
                                      .x_time_stride = x.time,

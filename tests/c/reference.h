@@ -56,7 +56,7 @@ static inline double *reference_forward(const problem *p) {
         double *out = calloc((size_t)(T * B * D * H + 1), sizeof *out);
         for (int64_t direction = 0; direction < D; direction++)
             for (int64_t row = 0; row < B; row++) {
-                const int64_t length = p->lengths ? p->lengths[row] : T, index = layer * D + direction;
+                const int64_t length = row_length(p, row), index = layer * D + direction;
                 double *state_h = h + (index * B + row) * H, *state_c = c + (index * B + row) * H;
                 for (int64_t s = 0; s < length; s++) {
                     const int64_t t = direction ? length - 1 - s : s;

@@ -101,6 +101,7 @@ static void every_element_of_small_networks(void) {
                         .T = 4,
                         .B = 3,
                         .with_lengths = i / 8,
+                        .with_order = i % 3 == 1,
                         .no_h0 = i == 5,
                         .no_c0 = i == 9,
                         .no_dy = i == 6,
@@ -119,6 +120,7 @@ static void all_sizes(void) {
                         .T = times[i % 4],
                         .B = batches[i * 7 % (i % 10 < 6 ? 9 : 6)],
                         .with_lengths = i % 5 > 2,
+                        .with_order = i % 3 > 0,
                         .dy_layout = (enum layout)(i % LAYOUTS),
                         .dx_layout = (enum layout)(i % ONE_ROW),
                         .seed = (uint64_t)i},
@@ -133,6 +135,7 @@ static void long_sequences(void) {
                         .T = sizes[i / 2][0],
                         .B = sizes[i / 2][1],
                         .with_lengths = i / 2 % 2,
+                        .with_order = i % 4 > 1,
                         .seed = (uint64_t)i},
               check_one_direction);
 }

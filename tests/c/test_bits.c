@@ -16,6 +16,7 @@ static problem nth_problem(int i, int dtype) {
                                    : H < 60 ? 7
                                             : 4)],
                      .with_lengths = i % 3 == 1,
+                     .with_order = i % 6 == 1 || i % 11 == 6,
                      .scale = i % 6 == 5 ? 4 : 0,
                      .seed = (uint64_t)i};
 }
@@ -30,6 +31,7 @@ static problem nth_large_problem(int i, int dtype) {
                      .T = s[2],
                      .B = s[3],
                      .with_lengths = i % 2 == 0,
+                     .with_order = i % 4 > 1,
                      .seed = (uint64_t)i};
 }
 
@@ -96,8 +98,8 @@ static int same(const problem *p, const unsigned char *a, int64_t a_i, const uns
 static problem row_alone(const problem *p, int64_t row) {
     problem one = *p;
     one.B = 1;
-    one.T = p->lengths ? p->lengths[row] : p->T;
-    one.with_lengths = 0;
+    one.T = row_length(p, row);
+    one.with_lengths = one.with_order = 0;
     problem_make(&one);
     const int64_t I = p->spec.input_size, H = p->spec.hidden_size, P = p->P, DP = p->D * P;
     for (int i = 0; i < clstm_num_params(&p->spec); i++)

@@ -90,6 +90,7 @@ static void options(int dtype) {
                         .T = 4,
                         .B = 8,
                         .with_lengths = i / 12 % 2,
+                        .with_order = i % 5 > 2,
                         .no_h0 = i / 24 % 2,
                         .no_c0 = i / 48,
                         .seed = (uint64_t)i},
@@ -104,6 +105,7 @@ static void layouts(int dtype) {
                                 .T = 3,
                                 .B = i < 2 ? 3 : 70, /* 70: inputs and steps in one product */
                                 .with_lengths = i == 1,
+                                .with_order = i % 2,
                                 .x_layout = (enum layout)x,
                                 .y_layout = (enum layout)y,
                                 .seed = (uint64_t)i},

@@ -368,6 +368,25 @@ static void lengths_are_checked(void) {
     setup_free(&s);
 }
 
+static void order_is_checked(void) {
+    setup s = setup_new(good);
+    static const int64_t fine[][3] = {{0, 1, 2}, {2, 0, 1}}, wrong[][3] = {{0, 1, 3}, {-1, 1, 2}, {0, INT64_MAX, 1}};
+    for (int i = 0; i < 5; i++) {
+        s.sequence.order = i < 2 ? fine[i] : wrong[i - 2];
+        const int status = i < 2 ? CLSTM_OK : CLSTM_ERROR_LENGTHS;
+        CHECK(forward(&s, &good, s.pack.p, NULL, s.workspace.p, s.workspace.bytes) == status);
+        memset(s.tape.p, FILL, s.tape.bytes);
+        CHECK(forward(&s, &good, s.pack.p, s.tape.p, s.workspace.p, s.workspace.bytes) == status);
+        CHECK(all_fill(s.tape.p, s.tape.bytes) == (status != CLSTM_OK));
+    }
+    char anything;
+    const clstm_trace trace = {&anything, &anything, &anything};
+    s.sequence.order = fine[1];
+    s.sequence.trace = &trace;
+    CHECK(forward(&s, &good, s.pack.p, NULL, s.workspace.p, s.workspace.bytes) == CLSTM_ERROR_LENGTHS);
+    setup_free(&s);
+}
+
 /* The smallest workspace that a forward or backward call accepts: the query allows for lengths and more threads. */
 static size_t least_workspace(setup *s, int is_backward, void *tape) {
     size_t refused = 0, accepted = s->workspace.bytes;
@@ -498,6 +517,7 @@ int main(void) {
     run(packs_are_checked, "packs of other networks are refused");
     run(tapes_are_checked, "tapes of other networks are refused");
     run(lengths_are_checked, "lengths are checked");
+    run(order_is_checked, "the order of rows is checked");
     run(workspaces_are_checked, "a workspace one byte too small is refused");
     run(workspaces_outlive_the_number_of_threads, "workspaces outlive the number of threads");
     run(packs_outlive_the_choice_of_kernels, "packs outlive the choice of kernels");

@@ -40,6 +40,7 @@ static problem nth_problem(int i, int dtype, int smooth) {
         .T = 1 + i % 6,
         .B = batches[i % 6],
         .with_lengths = i % 2,
+        .with_order = i / 2 % 2,
         .no_h0 = i % 4 == 3,
         .no_c0 = i % 8 == 3,
         .seed = (uint64_t)i};

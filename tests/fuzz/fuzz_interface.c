@@ -10,8 +10,8 @@ enum { MOST_BYTES = 1 << 20, MOST_BATCH = 16 };
 
 typedef struct input {
     clstm_spec spec;
-    int64_t T, B, lengths[MOST_BATCH];
-    uint8_t training, has_lengths, has_state, wants_dx, short_workspace, byte;
+    int64_t T, B, lengths[MOST_BATCH], order[MOST_BATCH];
+    uint8_t training, has_lengths, has_order, has_state, wants_dx, short_workspace, byte;
 } input;
 
 static void *memory(size_t bytes, int fill) {
@@ -64,6 +64,7 @@ static void sequence(const input *in, const void *pack, size_t tape_bytes, size_
     const clstm_sequence seq = {.T = in->T,
                                 .B = in->B,
                                 .lengths = in->has_lengths ? in->lengths : NULL,
+                                .order = in->has_order ? in->order : NULL,
                                 .x = x,
                                 .x_time_stride = in->B * I,
                                 .x_row_stride = I,
@@ -160,6 +161,9 @@ static input next_input(reader *r) {
         in.lengths[i] = next_size(r);
     if (next(r) & 1)
         in.spec.variant = next_variant(r);
+    in.has_order = next(r) & 1;
+    for (int i = 0; i < MOST_BATCH; i++)
+        in.order[i] = next_size(r);
     return in;
 }
 

@@ -38,7 +38,6 @@ static void take_variant_scratch(arena *m, backward_call *b, idx rows) {
     b->s.held = net->spec->variant.zoneout_h > 0 ? arena_take(m, net->size, b->B, P, 1) : NULL;
     b->s.normed = network_normalizes(net) ? arena_take(m, net->size, rows, network_normed(net), 1) : NULL;
     b->s.dnormed = network_normalizes(net) ? arena_take(m, net->size, rows, network_normed(net), 1) : NULL;
-    b->s.dh0 = net->spec->variant.learned_state ? arena_take(m, net->size, b->B, P, 1) : NULL;
     if (network_projects(net)) {
         b->s.dh_clipped = arena_take(m, net->size, rows, P, 1);
         b->s.unprojected = arena_take(m, net->size, rows, round_up(H, net->k->vl), 1);
@@ -47,7 +46,7 @@ static void take_variant_scratch(arena *m, backward_call *b, idx rows) {
     }
 }
 
-static int take_scratch(arena *m, backward_call *b, int has_lengths) {
+static int take_scratch(arena *m, backward_call *b, int has_lengths, int has_order) {
     const network *net = &b->net;
     const idx H = net->H, DP = net->D * net->P, width = round_up(widest_columns(net), net->k->vl);
     const idx most = (CHUNK_ROWS + b->B - 1) / (b->B ? b->B : 1);
@@ -58,6 +57,13 @@ static int take_scratch(arena *m, backward_call *b, int has_lengths) {
     b->s.dlayer[0] = net->L > 1 ? arena_take(m, net->size, b->T, b->B, DP) : NULL;
     b->s.dlayer[1] = net->L > 2 ? arena_take(m, net->size, b->T, b->B, DP) : NULL;
     b->s.dc = arena_take(m, net->size, b->B, H, 1);
+    if (has_order || net->spec->variant.learned_state)
+        b->s.dh0 = arena_take(m, net->size, b->B, net->P, 1);
+    if (has_order) {
+        b->s.dhn = arena_take(m, net->size, b->B, net->P, 1);
+        b->s.dy = arena_take(m, net->size, b->B, net->P, 1);
+        b->s.dx = arena_take(m, net->size, rows, net->L > 1 && DP > net->I ? DP : net->I, 1);
+    }
     b->s.dz = arena_take(m, net->size, b->B + rows, net->GH, 1);
     b->s.offset = arena_take(m, sizeof(idx), b->steps + 1, 1, 1);
     b->s.inputs = arena_take(m, net->size, rows, width, 1);
@@ -81,7 +87,7 @@ int clstm_backward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_
             continue;
         backward_call b = {.net = network_of(spec, isa), .T = (idx)T, .B = (idx)B};
         arena m = {0};
-        if (take_scratch(&m, &b, 1) != CLSTM_OK)
+        if (take_scratch(&m, &b, 1, 1) != CLSTM_OK)
             return CLSTM_ERROR_SIZE;
         most = m.used > most ? m.used : most;
     }
@@ -95,11 +101,10 @@ int clstm_backward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_
 static void start_states(const backward_pass *d, const void *dcn) {
     const backward_call *b = d->b;
     const network *net = &b->net;
-    const size_t dc_bytes = (size_t)(b->B * net->H) * net->size;
     if (dcn)
-        memcpy(b->s.dc, dcn, dc_bytes);
+        take_rows(net, b->caller, plane_of(dcn, 0, net->H), 0, plane_of(b->s.dc, 0, net->H), 0, 0, b->B, net->H);
     else
-        memset(b->s.dc, 0, dc_bytes);
+        memset(b->s.dc, 0, (size_t)(b->B * net->H) * net->size);
     for (idx row = active_rows(b->s.active, b->T, 0, 0, b->B); row < b->B && d->dh0.p; row++)
         memcpy(plane_at(net, d->dh0, 0, row), plane_at(net, d->dhn, 0, row), (size_t)net->P * net->size);
 }
@@ -173,9 +178,38 @@ static void undrop(void *context, int part) {
     const range rows = row_split_range(&b->row_parts, part);
     for (idx t = 0; t < b->T; t++)
         for (idx row = rows.begin; row < rows.end; row++) {
-            void *dx = plane_at(&b->net, d->dx, t, row);
+            void *dx = d->gives_dx ? caller_at(&b->net, b->caller, d->dx, t, row) : plane_at(&b->net, d->dx, t, row);
             dropout_apply(&b->net, b->head.header->seed, d->layer, step_of(b, t), b->B, row, dx, dx);
         }
+}
+
+/* Has a pass take dy and the gradient on the final h from the caller, in our order, and keep that on the initial h. */
+static void sort_gradients(backward_pass *d) {
+    const backward_call *b = d->b;
+    const network *net = &b->net;
+    if (d->layer == b->part.end_layer - 1 && b->grads->dy) {
+        d->dy_taken = d->dy;
+        d->dy = plane_of(b->s.dy, 0, net->P);
+    }
+    if (b->grads->dhn) {
+        const plane dhn = plane_of(b->s.dhn, 0, net->P);
+        take_rows(net, b->caller, d->dhn, 0, dhn, 0, 0, b->B, net->P);
+        d->dhn = dhn;
+    }
+    d->dh0.p = b->s.dh0;
+}
+
+/* The gradients on the initial states, to the caller. */
+static void give_states(const backward_pass *d) {
+    const backward_call *b = d->b;
+    const clstm_gradients *g = b->grads;
+    const network *net = &b->net;
+    const idx H = net->H, P = net->P;
+    if (g->dh0 && b->caller.order)
+        give_rows(net, b->caller, d->dh0, 0, plane_of(at(net, g->dh0, d->index * b->B * P), 0, P), 0, 0, b->B, P);
+    if (g->dc0)
+        give_rows(net, b->caller, plane_of(b->s.dc, 0, H), 0, plane_of(at(net, g->dc0, d->index * b->B * H), 0, H), 0,
+                  0, b->B, H);
 }
 
 static void backward_layer(const backward_call *b, idx layer) {
@@ -188,6 +222,7 @@ static void backward_layer(const backward_call *b, idx layer) {
     d.columns = d.I + P + 1;
     d.x = layer_input(b, layer);
     d.dx = layer_dx(b, layer);
+    d.gives_dx = b->caller.order && layer == b->part.layer;
     for (idx direction = b->part.direction; direction < b->part.end_direction; direction++) {
         const idx index = layer * net->D + direction, gates = network_tape_gates(net);
         const direction_tape tape = network_direction_tape(net, b->tape, b->T, b->B, layer, direction);
@@ -207,12 +242,13 @@ static void backward_layer(const backward_call *b, idx layer) {
         d.c0 = plane_of(at(net, b->head.c0, index * c_states), 0, H);
         d.dhn = g->dhn ? plane_of(at(net, g->dhn, index * h_states), 0, P) : plane_of(b->s.zeros, 0, 0);
         d.dh0 = plane_of(g->dh0 ? at(net, g->dh0, index * h_states) : b->s.dh0, 0, P);
+        if (b->caller.order)
+            sort_gradients(&d);
         start_states(&d, g->dcn ? at(net, g->dcn, index * c_states) : NULL);
         run_direction(&d);
         if (d.dparams && net->spec->variant.learned_state)
             write_learned_state(&d);
-        if (g->dc0)
-            memcpy(at(net, g->dc0, index * c_states), b->s.dc, (size_t)c_states * net->size);
+        give_states(&d);
     }
     if (network_drops(net, layer) && b->part.end_direction == net->D && d.dx.p)
         clstm_parallel((int)b->row_parts.parts, undrop, &d);
@@ -242,7 +278,7 @@ int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, c
     if (!status)
         status = grads && workspace ? open_tape(&b, spec, tape) : CLSTM_ERROR_NULL;
     if (!status)
-        status = take_scratch(&m, &b, b.head.header->has_lengths);
+        status = take_scratch(&m, &b, b.head.header->has_lengths, b.head.header->has_order);
     if (!status && m.used > workspace_bytes)
         status = CLSTM_ERROR_WORKSPACE;
     for (int64_t i = 0; !status && grads->dparams && i < clstm_num_params(spec); i++)
@@ -252,9 +288,10 @@ int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, c
         status = network_count_active(b.head.lengths, b.T, b.B, b.s.active);
     if (status)
         return status;
+    b.caller.order = b.head.header->has_order ? b.head.order : NULL;
     b.row_parts = network_split_rows(&b.net, b.T, b.B);
     b.weight_parts = network_worth_parts(&b.net, b.T, b.B);
-    b.pieces = b.row_parts.parts > 1 || b.s.active ? 1 : network_split_units(&b.net, b.T, b.B);
+    b.pieces = b.row_parts.parts > 1 || b.s.active || b.caller.order ? 1 : network_split_units(&b.net, b.T, b.B);
     memset(b.s.zeros, 0, (size_t)zeros_needed(&b.net) * b.net.size);
     interruption interruption;
     b.interruption = &interruption;

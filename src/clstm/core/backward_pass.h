@@ -17,7 +17,9 @@ typedef struct backward_scratch {
     void *dz_tiles;                       /* dz of the chunk, transposed, in row tiles */
     void *dW;                             /* (GH, columns rounded up to VL) */
     void *dh, *dout;                      /* of a variant: (B, P) and (B, H) */
-    void *dh0;                            /* of a learned initial state: (B, P) */
+    void *dh0;                            /* of a learned initial state, or with an order: (B, P) */
+    void *dhn, *dy;                       /* with an order: (B, P), the caller's in our order; dy of one step */
+    void *dx;                             /* with an order: (steps, B, I or D*P) of the chunk */
     step_masks masks;                     /* (B rows) */
     void *masked_h;                       /* of variational dropout: (B, P) */
     void *held;                           /* of zoneout: (B, P), what the h of the step before gets directly */
@@ -33,6 +35,7 @@ typedef struct backward_call {
     tape_parts head;
     network_part part;
     idx T, B;
+    caller_rows caller;
     idx steps; /* of a chunk */
     row_split row_parts;
     idx pieces; /* of the units of a step, for as many threads; 1: threads split the rows instead */
@@ -53,6 +56,8 @@ typedef struct backward_pass {
     plane x, h, c, gates, dy;
     plane unprojected;      /* of a projection */
     plane dx;               /* NULL p: not wanted */
+    plane dy_taken;         /* the caller's dy, of which each step is taken to dy; or NULL p */
+    int gives_dx;           /* dx is the caller's, in its order */
     int adds_dx;            /* the other direction has written dx already */
     plane h0, c0, dhn, dh0; /* (1, B, H); dh0: NULL p if not wanted */
     idx s0, s1;             /* visited steps of the chunk */

@@ -161,12 +161,12 @@ static void put_unprojected(const backward_pass *d, idx rows, idx r, idx t, idx 
 }
 
 /* dx of rows begin .. end of visited steps s0 .. s1, at all of which they are valid. */
-static void dx_product(const backward_pass *d, idx s0, idx s1, idx begin, idx end) {
+static void dx_product(const backward_pass *d, plane dx, idx s0, idx s1, idx begin, idx end) {
     const network *net = &d->b->net;
     const idx steps = s1 - s0, rows = end - begin, dz_row = net->GH, dz_step = d->b->B * dz_row;
-    const idx dx_step = d->reverse ? d->dx.time : -d->dx.time;
-    const int by_time = steps > rows && (rows != d->b->B || dx_step != rows * d->dx.row);
-    void *dx = plane_at(net, d->dx, time_of(d, s0), begin);
+    const idx dx_step = d->reverse ? dx.time : -dx.time;
+    const int by_time = steps > rows && (rows != d->b->B || dx_step != rows * dx.row);
+    void *first = plane_at(net, dx, time_of(d, s0), begin);
     const gemm_args g = {.groups = by_time ? rows : steps,
                          .M = by_time ? steps : rows,
                          .N = d->I,
@@ -175,30 +175,43 @@ static void dx_product(const backward_pass *d, idx s0, idx s1, idx begin, idx en
                          .a_group = by_time ? dz_row : dz_step,
                          .a_row = by_time ? dz_step : dz_row,
                          .B = d->w.w_ih_panels,
-                         .init = d->adds_dx ? dx : NULL,
-                         .init_group = by_time ? d->dx.row : dx_step,
-                         .init_row = by_time ? dx_step : d->dx.row,
-                         .C = dx,
-                         .c_group = by_time ? d->dx.row : dx_step,
-                         .c_row = by_time ? dx_step : d->dx.row};
+                         .init = d->adds_dx ? first : NULL,
+                         .init_group = by_time ? dx.row : dx_step,
+                         .init_row = by_time ? dx_step : dx.row,
+                         .C = first,
+                         .c_group = by_time ? dx.row : dx_step,
+                         .c_row = by_time ? dx_step : dx.row};
     if (steps > 0 && rows > 0)
         net->k->gemm(&g);
 }
 
 /* dx of rows begin .. end of visited steps s0 .. s1: all steps at once if all rows are valid, else step by step; 0 in
  * the padding. */
-static void input_gradients(const backward_pass *d, idx s0, idx s1, idx begin, idx end) {
+static void input_gradients(const backward_pass *d, plane dx, idx s0, idx s1, idx begin, idx end) {
     const backward_call *b = d->b;
     if (b->s.offset[s1 - d->s0] - b->s.offset[s0 - d->s0] == (s1 - s0) * b->B) {
-        dx_product(d, s0, s1, begin, end);
+        dx_product(d, dx, s0, s1, begin, end);
         return;
     }
     for (idx s = s0; s < s1; s++) {
         const idx t = time_of(d, s), valid = begin + active_rows(b->s.active, b->T, t, begin, end - begin);
-        dx_product(d, s, s + 1, begin, valid);
+        dx_product(d, dx, s, s + 1, begin, valid);
         for (idx row = valid; row < end && !d->adds_dx; row++)
-            memset(plane_at(&b->net, d->dx, t, row), 0, (size_t)d->I * b->net.size);
+            memset(plane_at(&b->net, dx, t, row), 0, (size_t)d->I * b->net.size);
     }
+}
+
+/* The same for a caller's dx, in its order. */
+static void sorted_input_gradients(const backward_pass *d, idx s0, idx s1, idx begin, idx end) {
+    const backward_call *b = d->b;
+    const network *net = &b->net;
+    const idx step = b->B * d->I, low = d->reverse ? time_of(d, d->s0) : time_of(d, d->s1 - 1);
+    const plane dx = plane_of(at(net, b->s.dx, -low * step), step, d->I);
+    for (idx s = s0; s < s1 && d->adds_dx; s++)
+        take_rows(net, b->caller, d->dx, time_of(d, s), dx, time_of(d, s), begin, end, d->I);
+    input_gradients(d, dx, s0, s1, begin, end);
+    for (idx s = s0; s < s1; s++)
+        give_rows(net, b->caller, dx, time_of(d, s), d->dx, time_of(d, s), begin, end, d->I);
 }
 
 /* What the products of dW and dx need dz for, but no other step: of rows begin .. end of visited steps s0 .. s1. */
@@ -216,8 +229,10 @@ static void step_inputs(const backward_pass *d, idx s0, idx s1, idx begin, idx e
                 put_unprojected(d, all_rows, r, t, row);
         }
     }
-    if (d->dx.p && s0 < s1)
-        input_gradients(d, s0, s1, begin, end);
+    if (d->dx.p && s0 < s1 && d->gives_dx)
+        sorted_input_gradients(d, s0, s1, begin, end);
+    else if (d->dx.p && s0 < s1)
+        input_gradients(d, d->dx, s0, s1, begin, end);
 }
 
 /* dz of the chunk's last step, for the chunk that follows. */
@@ -241,6 +256,8 @@ static void chunk_rows(void *context, int part) {
         idx n_after = first + active_rows(b->s.active, b->T, after, first, end - first);
         n_before = n_before < n ? n_before : n;
         n_after = n_after < n ? n_after : n;
+        if (d->dy_taken.p)
+            take_rows(&b->net, b->caller, d->dy_taken, t, d->dy, t, first, n, b->net.P);
         /* of the two neighbours, one has all n rows: three runs at most, one of them empty */
         const idx low = n_before < n_after ? n_before : n_after, high = n_before < n_after ? n_after : n_before;
         grad_rows(d, s, first, low, 1, 1, units);

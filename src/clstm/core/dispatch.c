@@ -199,7 +199,7 @@ const char *clstm_strerror(int status) {
         [CLSTM_ERROR_SIZE] = "a size is negative, or the product of the sizes does not fit in memory",
         [CLSTM_ERROR_PACK] = "the pack was made for another network, or lacks what training needs",
         [CLSTM_ERROR_TAPE] = "the tape was recorded by another network, or with other sizes",
-        [CLSTM_ERROR_LENGTHS] = "lengths lie outside 0..T or are not sorted, longest first",
+        [CLSTM_ERROR_LENGTHS] = "lengths lie outside 0..T or are not sorted, longest first, or order is outside 0..B-1",
         [CLSTM_ERROR_ISA] = "this build has no such instruction set, or the machine lacks it",
         [CLSTM_ERROR_STREAM] = "clstm_step runs neither bidirectional networks nor variants",
         [CLSTM_ERROR_THREADS] = "the number of threads lies outside 1..1024",

@@ -28,7 +28,7 @@ static idx widest(const network *net) {
 }
 
 /* Lays the scratch memory of a call out. A tape stands in for the layers between and for c. */
-static int take_scratch(arena *m, forward_call *f, int has_lengths, int training) {
+static int take_scratch(arena *m, forward_call *f, int has_lengths, int has_order, int training) {
     const network *net = &f->net;
     const idx H = net->H, DP = net->D * net->P, rows = row_split_most(&f->split);
     f->chunk = chunk_steps(net, f->T, rows);
@@ -41,6 +41,13 @@ static int take_scratch(arena *m, forward_call *f, int has_lengths, int training
         f->s.masks = dropout_take_masks(m, net, f->B);
     f->s.out = training || !network_projects(net) ? NULL : arena_take(m, net->size, f->B, H, 1);
     f->s.normed = network_normalizes(net) ? arena_take(m, net->size, f->split.parts, network_normed(net), 1) : NULL;
+    if (has_order && !training) {
+        f->s.x_part = (f->chunk ? f->chunk : 1) * rows * (net->L > 1 && DP > net->I ? DP : net->I);
+        f->s.x = arena_take(m, net->size, f->split.parts, f->s.x_part, 1);
+        f->s.h = arena_take(m, net->size, 2, f->B, net->P);
+        f->s.h0 = arena_take(m, net->size, f->B, net->P, 1);
+        f->s.c0 = arena_take(m, net->size, f->B, H, 1);
+    }
     f->s.products_part = f->chunk * rows * net->z_width;
     f->s.products = arena_take(m, net->size, f->pieces > 1 ? net->D : f->split.parts, f->s.products_part, 1);
     return m->overflow ? CLSTM_ERROR_SIZE : CLSTM_OK;
@@ -52,12 +59,12 @@ static void split_work(forward_call *f) {
 }
 
 /* Takes as many threads as the workspace has room for. */
-static int fit_workspace(forward_call *f, int has_lengths, int training, void *workspace, size_t bytes) {
-    if (has_lengths || f->seq->part)
+static int fit_workspace(forward_call *f, void *workspace, size_t bytes) {
+    if (f->seq->lengths || f->order || f->seq->part)
         f->pieces = 1;
     for (;; f->split.parts--) {
         arena m = {.base = workspace};
-        const int status = take_scratch(&m, f, has_lengths, training);
+        const int status = take_scratch(&m, f, f->seq->lengths != NULL, f->order != NULL, f->tape != NULL);
         if (status)
             return status;
         if (m.used <= bytes)
@@ -84,7 +91,7 @@ int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t
         split_work(&f);
         for (int training = 0; training <= 1; training++) {
             arena m = {0};
-            if (take_scratch(&m, &f, 1, training) != CLSTM_OK)
+            if (take_scratch(&m, &f, 1, 1, training) != CLSTM_OK)
                 return CLSTM_ERROR_SIZE;
             most = m.used > most ? m.used : most;
         }
@@ -95,16 +102,34 @@ int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t
 
 /* ---- the stack ---- */
 
-/* (L*D, B, n) initial states of a layer and direction as a plane of rows; if NULL, the learned ones, or zeros. */
-static plane initial_state(const forward_call *f, const void *states, const void *learned, idx index, idx first,
-                           idx n) {
-    if (!states)
-        return plane_of(learned ? learned : f->s.zeros, 0, 0);
-    return plane_of(at(&f->net, states, (index * f->B + first) * n), 0, n);
+/* (L*D, B, n) states of a layer and direction as a plane of the caller's rows. */
+static plane callers_state(const forward_call *f, const void *states, idx index, idx n) {
+    return plane_of(states ? at(&f->net, states, index * f->B * n) : NULL, 0, n);
 }
 
-static void *final_state(const forward_call *f, void *states, idx index, idx first, idx n) {
-    return states ? at(&f->net, states, (index * f->B + first) * n) : NULL;
+/* Initial states: the caller's; if NULL, the learned ones, or zeros. */
+static plane initial_state(const forward_call *f, const void *states, const void *learned, idx index, idx n) {
+    return states ? callers_state(f, states, index, n) : plane_of(learned ? learned : f->s.zeros, 0, 0);
+}
+
+/* The same as rows of ours, for which `sorted` (B, n) has room. */
+static plane sorted_state(const forward_pass *d, plane state, void *sorted, idx n) {
+    const network *net = &d->f->net;
+    const plane ours = plane_of(at(net, sorted, d->first * n), 0, n);
+    if (!d->f->order)
+        return plane_of(plane_at(net, state, 0, d->first), 0, state.row);
+    take_rows(net, d->caller, state, 0, ours, 0, 0, d->rows, n);
+    return ours;
+}
+
+/* (T, B, I) and (T, B, P) of the caller's rows. */
+static plane callers_input(const forward_call *f) {
+    return plane_of(f->seq->x, (idx)f->seq->x_time_stride, (idx)f->seq->x_row_stride);
+}
+
+static plane callers_output(const forward_call *f, idx direction) {
+    return plane_of(at(&f->net, f->seq->y, direction * f->net.P), (idx)f->seq->y_time_stride,
+                    (idx)f->seq->y_row_stride);
 }
 
 /* Where a layer writes its output, from row `first` on. */
@@ -115,7 +140,7 @@ static plane layer_output(const forward_call *f, idx layer, idx first) {
     if (f->tape)
         a.p = network_tape_output(net, f->tape, f->T, f->B, layer);
     else if (layer == f->part.end_layer - 1)
-        a = plane_of(f->seq->y, (idx)f->seq->y_time_stride, (idx)f->seq->y_row_stride);
+        a = callers_output(f, 0);
     else
         a.p = f->s.between[layer % 2];
     a.p = plane_at(net, a, 0, first);
@@ -148,18 +173,17 @@ static plane passed_on(const forward_call *f, idx layer, idx first, idx rows, pl
  * becomes 0). Of a part of the network, x is an output of the layer below. */
 static plane first_input(const forward_call *f, idx first, idx rows) {
     const network *net = &f->net;
-    const clstm_sequence *q = f->seq;
     const idx layer = f->part.layer, I = network_layer_input(net, layer);
-    const plane x = plane_of(at(net, q->x, first * (idx)q->x_row_stride), (idx)q->x_time_stride, (idx)q->x_row_stride);
+    const plane x = callers_input(f);
     if (!f->tape)
-        return x;
+        return plane_of(plane_at(net, x, 0, first), x.time, x.row);
     plane copy = plane_of(layer ? network_tape_output(net, f->tape, f->T, f->B, layer - 1)
                                 : network_tape(net, f->tape, f->T, f->B).x,
                           f->B * I, I);
     copy.p = plane_at(net, copy, 0, first);
     for (idx t = 0; t < f->T; t++) {
         const idx n = active_rows(f->s.active, f->T, t, first, rows);
-        copy_rows(net, x, t, copy, t, 0, n, I);
+        take_rows(net, (caller_rows){f->order, first}, x, t, copy, t, 0, n, I);
         for (idx row = 0; row < n && layer == 0 && network_drops(net, 0); row++)
             drop_row(f, 0, t, first + row, plane_at(net, copy, t, row), plane_at(net, copy, t, row));
         zero_rows(net, copy, t, n, rows, I);
@@ -173,45 +197,68 @@ static void trace_pass(forward_pass *d, const clstm_trace *trace) {
     const idx B = d->f->B, H = net->H, first = d->index * d->f->T * B + d->first;
     d->c = plane_of(at(net, trace->c, first * H), B * H, H);
     d->traced = plane_of(at(net, trace->gates, first * 4 * H), B * 4 * H, 4 * H);
-    d->copy = plane_of(at(net, trace->h, first * net->P), B * net->P, net->P);
+    d->copy = plane_of(at(net, trace->h, d->index * d->f->T * B * net->P), B * net->P, net->P);
+}
+
+/* Has a pass record what backward reads; the output is copied to the caller. */
+static void tape_pass(forward_pass *d, idx layer, idx direction) {
+    const forward_call *f = d->f;
+    const network *net = &f->net;
+    const idx B = f->B, H = net->H, P = net->P, gates = network_tape_gates(net);
+    const tape_parts head = network_tape(net, f->tape, f->T, B);
+    const direction_tape tape = network_direction_tape(net, f->tape, f->T, B, layer, direction);
+    d->h0 = plane_of(at(net, head.h0, (d->index * B + d->first) * P), 0, P);
+    d->c0 = plane_of(at(net, head.c0, (d->index * B + d->first) * H), 0, H);
+    d->c = plane_of(at(net, tape.c, d->first * H), B * H, H);
+    d->gates = plane_of(at(net, tape.gates, d->first * gates), B * gates, gates);
+    d->unprojected = plane_of(tape.out, B * H, H);
+    if (layer == f->part.end_layer - 1)
+        d->copy = callers_output(f, direction);
+}
+
+/* Has a pass keep nothing but its last step. */
+static void inference_pass(forward_pass *d, idx layer, idx direction) {
+    const forward_call *f = d->f;
+    const network *net = &f->net;
+    const idx B = f->B, H = net->H, P = net->P;
+    d->h0 = sorted_state(d, initial_state(f, f->seq->h0, d->w.h0, d->index, P), f->s.h0, P);
+    d->c0 = sorted_state(d, initial_state(f, f->seq->c0, d->w.c0, d->index, H), f->s.c0, H);
+    d->c = plane_of(at(net, f->s.c, (direction * B + d->first) * H), 0, H);
+    d->unprojected = plane_of(f->s.out, 0, H);
+    if (f->order && layer == f->part.layer)
+        d->x = callers_input(f);
+    if (f->order && layer == f->part.end_layer - 1) {
+        d->out = plane_of(at(net, f->s.h, d->first * P), B * P, P);
+        d->alternates = 1;
+        d->copy = callers_output(f, direction);
+    }
+    if (f->seq->trace)
+        trace_pass(d, f->seq->trace);
 }
 
 static forward_pass direction_pass(const forward_call *f, idx layer, idx direction, int part, plane in, plane out) {
     const network *net = &f->net;
-    const idx first = row_split_start(&f->split, part), rows = row_split_start(&f->split, part + 1) - first;
-    const idx index = layer * net->D + direction, offset = direction * net->P;
+    const idx first = row_split_start(&f->split, part), index = layer * net->D + direction;
     const idx share = f->pieces > 1 ? direction : part;
     forward_pass d = {.f = f,
                       .first = first,
-                      .rows = rows,
+                      .rows = row_split_start(&f->split, part + 1) - first,
+                      .caller = {f->order, first},
                       .reverse = direction == 1,
                       .index = index,
                       .I = network_layer_input(net, layer),
                       .w = network_weights(net, f->pack, layer, direction),
                       .in = in,
-                      .out = plane_of(at(net, out.p, offset), out.time, out.row),
-                      .hn = final_state(f, f->seq->hn, index, first, net->P),
-                      .cn = final_state(f, f->seq->cn, index, first, net->H),
+                      .out = plane_of(at(net, out.p, direction * net->P), out.time, out.row),
+                      .hn = callers_state(f, f->seq->hn, index, net->P),
+                      .cn = callers_state(f, f->seq->cn, index, net->H),
+                      .sorted_x = at(net, f->s.x, part * f->s.x_part),
                       .products = at(net, f->s.products, share * f->s.products_part),
                       .normed = at(net, f->s.normed, part * network_normed(net))};
-    d.h0 = initial_state(f, f->seq->h0, d.w.h0, index, first, net->P);
-    d.c0 = initial_state(f, f->seq->c0, d.w.c0, index, first, net->H);
-    if (f->tape) {
-        const direction_tape tape = network_direction_tape(net, f->tape, f->T, f->B, layer, direction);
-        d.c = plane_of(at(net, tape.c, first * net->H), f->B * net->H, net->H);
-        const idx gates = network_tape_gates(net);
-        d.gates = plane_of(at(net, tape.gates, first * gates), f->B * gates, gates);
-        d.unprojected = plane_of(tape.out, f->B * net->H, net->H);
-        if (layer == f->part.end_layer - 1) {
-            d.copy = plane_of(f->seq->y, (idx)f->seq->y_time_stride, (idx)f->seq->y_row_stride);
-            d.copy.p = at(net, plane_at(net, d.copy, 0, first), offset);
-        }
-    } else {
-        d.c = plane_of(at(net, f->s.c, (direction * f->B + first) * net->H), 0, net->H);
-        d.unprojected = plane_of(f->s.out, 0, net->H);
-        if (f->seq->trace)
-            trace_pass(&d, f->seq->trace);
-    }
+    if (f->tape)
+        tape_pass(&d, layer, direction);
+    else
+        inference_pass(&d, layer, direction);
     if (network_projects(net))
         d.unprojected.p = plane_at(net, d.unprojected, 0, first);
     if (!net->plain)
@@ -253,12 +300,13 @@ static void run_stack(forward_call *f) {
 /* The initial states of all layers and directions, wherever they come from. */
 static void write_states(const forward_call *f, const tape_parts *tape) {
     const network *net = &f->net;
+    const caller_rows caller = {f->order, 0};
     const idx B = f->B, P = net->P, H = net->H;
     for (idx index = 0; index < net->L * net->D; index++) {
         const layer_weights w = network_weights(net, f->pack, index / net->D, index % net->D);
-        copy_rows(net, initial_state(f, f->seq->h0, w.h0, index, 0, P), 0,
+        take_rows(net, caller, initial_state(f, f->seq->h0, w.h0, index, P), 0,
                   plane_of(at(net, tape->h0, index * B * P), 0, P), 0, 0, B, P);
-        copy_rows(net, initial_state(f, f->seq->c0, w.c0, index, 0, H), 0,
+        take_rows(net, caller, initial_state(f, f->seq->c0, w.c0, index, H), 0,
                   plane_of(at(net, tape->c0, index * B * H), 0, H), 0, 0, B, H);
     }
 }
@@ -269,6 +317,7 @@ static void write_tape_head(const forward_call *f) {
     memset(tape.header, 0, sizeof *tape.header);
     tape.header->magic = CLSTM_TAPE_MAGIC;
     tape.header->has_lengths = f->seq->lengths != NULL;
+    tape.header->has_order = f->order != NULL;
     tape.header->has_h0 = f->seq->h0 != NULL;
     tape.header->has_c0 = f->seq->c0 != NULL;
     tape.header->spec = *net->spec;
@@ -279,6 +328,8 @@ static void write_tape_head(const forward_call *f) {
     tape.header->part = f->seq->part;
     if (f->seq->lengths && f->B)
         memcpy(tape.lengths, f->seq->lengths, (size_t)f->B * sizeof *tape.lengths);
+    if (f->order && f->B)
+        memcpy(tape.order, f->order, (size_t)f->B * sizeof *tape.order);
     write_states(f, &tape);
 }
 
@@ -286,7 +337,7 @@ int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence
                   size_t workspace_bytes) {
     if (!seq)
         return CLSTM_ERROR_NULL;
-    forward_call f = {.seq = seq, .pack = pack, .tape = tape, .T = (idx)seq->T, .B = (idx)seq->B};
+    forward_call f = {.seq = seq, .pack = pack, .tape = tape, .T = (idx)seq->T, .B = (idx)seq->B, .order = seq->order};
     int status = network_check_batch(spec, seq->T, seq->B);
     if (!status)
         status = network_open_pack(spec, pack, tape != NULL, &f.net);
@@ -299,7 +350,9 @@ int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence
         (seq->trace && (!seq->trace->gates || !seq->trace->c || !seq->trace->h)))
         return CLSTM_ERROR_NULL;
     split_work(&f);
-    status = fit_workspace(&f, seq->lengths != NULL, tape != NULL, workspace, workspace_bytes);
+    status = fit_workspace(&f, workspace, workspace_bytes);
+    if (!status)
+        status = seq->order && seq->trace && !tape ? CLSTM_ERROR_LENGTHS : network_check_order(seq->order, f.B);
     if (!status && seq->lengths)
         status = network_count_active(seq->lengths, f.T, f.B, f.s.active);
     if (status)

@@ -9,16 +9,39 @@
 #include "threads.h"
 #include "variants.h"
 
+static idx time_of(const forward_pass *d, idx s) { return d->reverse ? d->f->T - 1 - s : s; }
+
+static idx valid_rows(const forward_pass *d, idx t) {
+    return active_rows(d->f->s.active, d->f->T, t, d->first, d->rows);
+}
+
+static void *output_at(const forward_pass *d, idx t, idx row) {
+    return plane_at(&d->f->net, d->out, d->alternates ? t % 2 : t, row);
+}
+
+/* The earliest of steps s .. s + steps in processing order: no other has more valid rows. */
+static idx earliest(const forward_pass *d, idx s, idx steps) { return d->reverse ? time_of(d, s + steps - 1) : s; }
+
+/* Takes the caller's x of steps s .. s + steps in processing order. */
+static void take_input(forward_pass *d, idx s, idx steps) {
+    const idx begin = earliest(d, s, steps), step = d->rows * d->I;
+    d->in = plane_of(at(&d->f->net, d->sorted_x, -begin * step), step, d->I);
+    for (idx t = begin; t < begin + steps; t++)
+        take_rows(&d->f->net, d->caller, d->x, t, d->in, t, 0, valid_rows(d, t), d->I);
+}
+
 /* Input products of steps s .. s + steps in processing order, as (steps, rows, z_width). The longer of the two
  * axes gives the rows of the product's tiles. */
 static void input_products(const forward_pass *d, idx s, idx steps, range blocks) {
     const network *net = &d->f->net;
     const idx block = net->z_width / net->H_blocks, first = blocks.begin * block;
-    const idx t = d->reverse ? d->f->T - 1 - s : s, width = net->z_width;
+    const idx t = time_of(d, s), width = net->z_width, rows = valid_rows(d, earliest(d, s, steps));
     const idx in_step = d->reverse ? -d->in.time : d->in.time;
-    const int by_time = steps > d->rows && in_step != d->rows * d->in.row;
-    const gemm_args g = {.groups = by_time ? d->rows : steps,
-                         .M = by_time ? steps : d->rows,
+    if (rows == 0)
+        return;
+    const int by_time = steps > rows && (rows < d->rows || in_step != rows * d->in.row);
+    const gemm_args g = {.groups = by_time ? rows : steps,
+                         .M = by_time ? steps : rows,
                          .N = (blocks.end - blocks.begin) * block,
                          .K = d->I,
                          .A = plane_at(net, d->in, t, 0),
@@ -35,7 +58,7 @@ static void input_products(const forward_pass *d, idx s, idx steps, range blocks
 /* Products of step t, or NULL if the step makes them itself. */
 static void *step_products(const forward_pass *d, idx t) {
     const forward_call *f = d->f;
-    const idx s = d->reverse ? f->T - 1 - t : t, width = f->net.z_width;
+    const idx s = time_of(d, t), width = f->net.z_width;
     return f->chunk ? at(&f->net, d->products, s % f->chunk * d->rows * width) : NULL;
 }
 
@@ -45,7 +68,7 @@ static void variant_step_rows(const forward_pass *d, idx t, idx before, idx begi
     const int starts = before < 0;
     void *products = step_products(d, t);
     const plane z = d->gates.p ? d->gates : plane_of(products, 0, net->z_width);
-    const plane out = network_projects(net) ? d->unprojected : d->out;
+    const int projects = network_projects(net);
     const forward_call *f = d->f;
     const step_masks masks =
         dropout_draw_masks(net, &f->s.masks, f->seq->seed, d->index, (uint64_t)f->seq->first_step + (uint64_t)t, f->B,
@@ -53,9 +76,9 @@ static void variant_step_rows(const forward_pass *d, idx t, idx before, idx begi
     const variant_step_args g = {
         .rows = end - begin,
         .products = at(net, products, begin * net->z_width),
-        .h = starts ? plane_at(net, d->h0, 0, begin) : plane_at(net, d->out, before, begin),
+        .h = starts ? plane_at(net, d->h0, 0, begin) : output_at(d, before, begin),
         .h_row = starts ? d->h0.row : d->out.row,
-        .h_out = plane_at(net, d->out, t, begin),
+        .h_out = output_at(d, t, begin),
         .h_out_row = d->out.row,
         .stays = masks.h,
         .factors = masks.recurrent,
@@ -67,8 +90,8 @@ static void variant_step_rows(const forward_pass *d, idx t, idx before, idx begi
                  .c_row = starts ? d->c0.row : d->c.row,
                  .c_out = plane_at(net, d->c, t, begin),
                  .c_out_row = d->c.row,
-                 .out = plane_at(net, out, t, begin),
-                 .out_row = out.row,
+                 .out = projects ? plane_at(net, d->unprojected, t, begin) : output_at(d, t, begin),
+                 .out_row = projects ? d->unprojected.row : d->out.row,
                  .mask = masks.g,
                  .stays = masks.c,
                  .normed = d->normed,
@@ -99,7 +122,7 @@ static void step_rows(const forward_pass *d, idx t, idx before, idx begin, idx e
                    .x = plane_at(net, d->in, t, begin),
                    .x_row = d->in.row,
                    .I = products ? 0 : d->I,
-                   .h = starts ? plane_at(net, d->h0, 0, begin) : plane_at(net, d->out, before, begin),
+                   .h = starts ? plane_at(net, d->h0, 0, begin) : output_at(d, before, begin),
                    .h_row = starts ? d->h0.row : d->out.row,
                    .w_ih = d->w.w_ih,
                    .w_hh = d->w.w_hh,
@@ -107,7 +130,7 @@ static void step_rows(const forward_pass *d, idx t, idx before, idx begin, idx e
                    .c_row = starts ? d->c0.row : d->c.row,
                    .c_out = plane_at(net, d->c, t, begin),
                    .c_out_row = d->c.row,
-                   .h_out = plane_at(net, d->out, t, begin),
+                   .h_out = output_at(d, t, begin),
                    .h_out_row = d->out.row,
                    .gates = gates.p ? plane_at(net, gates, t, begin) : NULL,
                    .gates_row = gates.row};
@@ -120,17 +143,44 @@ static idx steps_between_questions(const forward_pass *d) {
     return 1 + MULTIPLY_ADDS / (4 * d->f->net.H * (d->I + d->f->net.H)) / d->rows;
 }
 
-void forward_pass_run(const forward_pass *d) {
+/* Final states of rows begin .. end, whose last step was t. */
+static void give_final_states(const forward_pass *d, idx t, idx begin, idx end) {
+    const network *net = &d->f->net;
+    if (d->hn.p)
+        give_rows(net, d->caller, d->out, d->alternates ? t % 2 : t, d->hn, 0, begin, end, net->P);
+    if (d->cn.p)
+        give_rows(net, d->caller, d->c, t, d->cn, 0, begin, end, net->H);
+}
+
+/* Final states of rows begin .. end, which have no step. */
+static void give_initial_states(const forward_pass *d, idx begin, idx end) {
+    const network *net = &d->f->net;
+    if (d->hn.p)
+        give_rows(net, d->caller, d->h0, 0, d->hn, 0, begin, end, net->P);
+    if (d->cn.p)
+        give_rows(net, d->caller, d->c0, 0, d->cn, 0, begin, end, net->H);
+}
+
+static void give_output(const forward_pass *d, idx t) {
+    const network *net = &d->f->net;
+    if (d->copy.p)
+        give_rows(net, d->caller, d->out, d->alternates ? t % 2 : t, d->copy, t, 0, d->rows, net->P);
+}
+
+/* What steps s .. s + steps in processing order need beforehand. */
+static void start_chunk(forward_pass *d, idx s, idx steps) {
+    if (d->x.p)
+        take_input(d, s, steps);
+    if (d->f->chunk)
+        input_products(d, s, steps, (range){0, d->f->net.H_blocks});
+}
+
+void forward_pass_run(forward_pass *d) {
     const forward_call *f = d->f;
     const network *net = &f->net;
-    const idx T = f->T, H = net->H, P = net->P;
+    const idx T = f->T, chunk = f->chunk ? f->chunk : 1;
     const range all = {0, net->H_blocks};
-    const plane hn = plane_of(d->hn, 0, P), cn = plane_of(d->cn, 0, H);
-    const idx ever = active_rows(f->s.active, T, 0, d->first, d->rows); /* rows with any step at all */
-    if (d->hn)
-        copy_rows(net, d->h0, 0, hn, 0, ever, d->rows - ever, P);
-    if (d->cn)
-        copy_rows(net, d->c0, 0, cn, 0, ever, d->rows - ever, H);
+    give_initial_states(d, valid_rows(d, 0), d->rows);
     idx question = 0;
     for (idx s = 0; s < T; s++) {
         if (s == question) {
@@ -138,22 +188,17 @@ void forward_pass_run(const forward_pass *d) {
                 return;
             question += steps_between_questions(d);
         }
-        const idx t = d->reverse ? T - 1 - s : s, before = d->reverse ? t + 1 : t - 1, after = 2 * t - before;
-        const idx n = active_rows(f->s.active, T, t, d->first, d->rows);
-        const idx n_before = active_rows(f->s.active, T, before, d->first, d->rows);
-        const idx n_after = active_rows(f->s.active, T, after, d->first, d->rows);
+        if (s % chunk == 0)
+            start_chunk(d, s, T - s < chunk ? T - s : chunk);
+        const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1, after = 2 * t - before;
+        const idx n = valid_rows(d, t), n_before = valid_rows(d, before), n_after = valid_rows(d, after);
         const idx continuing = n < n_before ? n : n_before;
-        if (f->chunk && s % f->chunk == 0)
-            input_products(d, s, T - s < f->chunk ? T - s : f->chunk, all);
         step_rows(d, t, before, 0, continuing, all);
         step_rows(d, t, -1, continuing, n, all);
-        zero_rows(net, d->out, t, n, d->rows, P);
-        if (d->copy.p)
-            copy_rows(net, d->out, t, d->copy, t, 0, d->rows, P);
-        if (n_after < n && d->hn)
-            copy_rows(net, d->out, t, hn, 0, n_after, n - n_after, P);
-        if (n_after < n && d->cn)
-            copy_rows(net, d->c, t, cn, 0, n_after, n - n_after, H);
+        for (idx row = n; row < d->rows; row++)
+            memset(output_at(d, t, row), 0, (size_t)net->P * net->size);
+        give_output(d, t);
+        give_final_states(d, t, n_after, n);
     }
 }
 
@@ -170,7 +215,7 @@ typedef struct unit_team {
 } unit_team;
 
 static void team_step(const forward_pass *d, idx s, range blocks) {
-    const idx t = d->reverse ? d->f->T - 1 - s : s;
+    const idx t = time_of(d, s);
     step_rows(d, t, s == 0 ? -1 : d->reverse ? t + 1 : t - 1, 0, d->rows, blocks);
 }
 
@@ -209,12 +254,8 @@ void forward_pass_run_team(const forward_pass *d) {
         run_span(d, s, f->T - s < span ? f->T - s : span);
     }
     for (idx direction = 0; direction < net->D; direction++, d++) {
-        const idx last = d->reverse ? 0 : f->T - 1;
-        for (idx t = 0; t < f->T && d->copy.p; t++)
-            copy_rows(net, d->out, t, d->copy, t, 0, d->rows, net->P);
-        if (d->hn)
-            copy_rows(net, d->out, last, plane_of(d->hn, 0, net->P), 0, 0, d->rows, net->P);
-        if (d->cn)
-            copy_rows(net, d->c, last, plane_of(d->cn, 0, net->H), 0, 0, d->rows, net->H);
+        for (idx t = 0; t < f->T; t++)
+            give_output(d, t);
+        give_final_states(d, time_of(d, f->T - 1), 0, d->rows);
     }
 }

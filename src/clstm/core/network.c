@@ -368,6 +368,7 @@ static tape_parts take_head(arena *m, const network *net, idx T, idx B) {
     tape_parts parts;
     parts.header = arena_take(m, sizeof(tape_header), 1, 1, 1);
     parts.lengths = arena_take(m, sizeof(int64_t), B, 1, 1);
+    parts.order = arena_take(m, sizeof(int64_t), B, 1, 1);
     parts.h0 = arena_take(m, net->size, net->L * net->D, B, net->P);
     parts.c0 = arena_take(m, net->size, net->L * net->D, B, net->H);
     parts.x = arena_take(m, net->size, T, B, net->I);
@@ -450,6 +451,13 @@ int network_count_active(const int64_t *lengths, idx T, idx B, int64_t *active) 
             rows--;
         active[t] = rows;
     }
+    return CLSTM_OK;
+}
+
+int network_check_order(const int64_t *order, idx B) {
+    for (idx b = 0; order && b < B; b++)
+        if (order[b] < 0 || order[b] >= B)
+            return CLSTM_ERROR_LENGTHS;
     return CLSTM_OK;
 }
 

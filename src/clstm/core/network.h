@@ -2,6 +2,8 @@
 #ifndef CLSTM_NETWORK_H
 #define CLSTM_NETWORK_H
 
+#include <string.h>
+
 #include "arena.h"
 #include "clstm.h"
 #include "dispatch.h"
@@ -111,7 +113,7 @@ enum { CLSTM_TAPE_MAGIC = 0x7a9e };
 /* Starts every tape. */
 typedef struct tape_header {
     uint32_t magic;
-    int32_t has_lengths, has_h0, has_c0; /* that the caller gave */
+    int32_t has_lengths, has_order, has_h0, has_c0; /* that the caller gave */
     clstm_spec spec;
     int64_t T, B;
     uint64_t seed;
@@ -132,6 +134,7 @@ static inline idx network_tape_gates(const network *net) { return net->plain ? 4
 typedef struct tape_parts {
     tape_header *header;
     int64_t *lengths; /* (B) */
+    int64_t *order;   /* (B) */
     void *h0, *c0;    /* (L*D, B, P) and (L*D, B, H) */
     void *x;          /* (T, B, I) */
 } tape_parts;
@@ -173,6 +176,34 @@ static inline idx active_rows(const int64_t *active, idx T, idx t, idx first, id
 
 /* Fills active (T) from lengths (B), longest first. */
 int network_count_active(const int64_t *lengths, idx T, idx B, int64_t *active);
+
+/* Whether every row of order (B), which may be NULL, is one of the batch. */
+int network_check_order(const int64_t *order, idx B);
+
+/* Where the rows of the caller's arrays are: row b of ours, which start at row `first` of the batch, is row
+ * order[first + b] of theirs; first + b if order is NULL. */
+typedef struct caller_rows {
+    const int64_t *order;
+    idx first;
+} caller_rows;
+
+static inline void *caller_at(const network *net, caller_rows c, plane a, idx t, idx row) {
+    return plane_at(net, a, t, c.order ? (idx)c.order[c.first + row] : c.first + row);
+}
+
+/* Copies n values of rows begin .. end of step from_t of the caller's array to step to_t of ours. */
+static inline void take_rows(const network *net, caller_rows c, plane theirs, idx from_t, plane ours, idx to_t,
+                             idx begin, idx end, idx n) {
+    for (idx row = begin; row < end; row++)
+        memcpy(plane_at(net, ours, to_t, row), caller_at(net, c, theirs, from_t, row), (size_t)n * net->size);
+}
+
+/* The other way round. */
+static inline void give_rows(const network *net, caller_rows c, plane ours, idx from_t, plane theirs, idx to_t,
+                             idx begin, idx end, idx n) {
+    for (idx row = begin; row < end; row++)
+        memcpy(caller_at(net, c, theirs, to_t, row), plane_at(net, ours, from_t, row), (size_t)n * net->size);
+}
 
 /* ---- splitting a batch among threads ---- */
 
