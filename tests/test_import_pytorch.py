@@ -105,13 +105,18 @@ def test_other_modules_are_refused():
             clstm.LSTM.from_torch(module)
 
 
-def test_parameters_that_require_gradients_are_loaded():
+def test_parameters_that_require_gradients_are_loaded_and_written(tmp_path):
     torch = pytest.importorskip("torch")
     module, lstm = torch.nn.LSTM(3, 4), clstm.LSTM(3, 4)
     lstm.load_state_dict(dict(module.named_parameters()))
     lstm.bias_hh_l0 = module.bias_ih_l0
     assert_same_bytes(lstm.weight_hh_l0, module.weight_hh_l0.detach().numpy())
     assert_same_bytes(lstm.bias_hh_l0, module.bias_ih_l0.detach().numpy())
+    clstm.write_safetensors(tmp_path / "file.safetensors", dict(module.named_parameters()))
+    arrays, _ = clstm.read_safetensors(tmp_path / "file.safetensors")
+    assert_same_bytes(arrays, {name: tensor.numpy() for name, tensor in module.state_dict().items()})
+    with pytest.raises(TypeError, match="tensor 'h' is no array: Got unsupported ScalarType BFloat16"):
+        clstm.write_safetensors(tmp_path / "file.safetensors", {"h": torch.zeros(1, dtype=torch.bfloat16)})
     with pytest.raises(TypeError, match="state_dict of LSTM: 'bias_hh_l0' is no array: Got unsupported .* BFloat16"):
         lstm.load_state_dict({**module.state_dict(), "bias_hh_l0": torch.zeros(16, dtype=torch.bfloat16)})
 

@@ -109,7 +109,7 @@ def test_wrong_out_is_refused_and_the_state_stays(out, found):
         ([], ValueError, "x has 0 features, but input_size is 3"),
         (np.ones((2, 3), complex), TypeError, "x has dtype complex128, but real numbers are expected"),
         ("abc", TypeError, "x has dtype <U3, but real numbers are expected"),
-        (None, TypeError, "x has dtype object, but real numbers are expected"),
+        (None, TypeError, "x is None, but an array is expected"),
     ],
 )
 def test_wrong_x_is_refused_and_the_state_stays(x, error, message):

@@ -65,6 +65,8 @@ def as_pair(name: str, value: Any, parts: tuple[str, str]) -> tuple[Any, Any]:
 
 def as_array(name: str, value: Any) -> np.ndarray:
     """Return `value` as an array of any type; not a copy where it is one."""
+    if value is None:
+        raise TypeError(f"{name} is None, but an array is expected")
     if type(value).__name__ == "PackedSequence":
         raise TypeError(
             f"{name} is a {kind_of(value)}, but an array is expected: pad_packed_sequence returns one, and the lengths"
