@@ -598,6 +598,8 @@ def test_tracing_is_refused():
     model = torch.nn.Sequential(clstm.torch.LSTM(3, 4))
     with torch.no_grad(), pytest.raises(RuntimeError, match="cannot be traced; put torch.nn.LSTM in its place"):
         torch.jit.trace(model, ZEROS)
+    with pytest.raises(RuntimeError, match="cannot be traced; put torch.nn.LSTM in its place"):
+        torch.export.export(model, (ZEROS,), strict=False)
 
 
 # ---- several processes ----

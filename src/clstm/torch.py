@@ -128,7 +128,8 @@ class LSTM(torch.nn.LSTM):
 
     def _check(self, x: Tensor, hx: State | None, weight: Tensor) -> None:
         """Raise if a shape, dtype or device is wrong, or somebody wants to see inside."""
-        if torch.jit.is_tracing():  # type: ignore[attr-defined]  # else the results would become constants
+        # Else the results would become constants, or the tensors have no numbers.
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # type: ignore[attr-defined]
             raise RuntimeError("clstm.torch.LSTM cannot be traced; put torch.nn.LSTM in its place to export a model")
         if hx is None:
             self.check_input(x, None)
