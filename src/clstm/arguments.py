@@ -38,7 +38,15 @@ def as_probability(name: str, value: Any) -> float:
         raise TypeError(f"{name} is {value!r}, but a number from 0 to 1 is expected")
     if not 0 <= value <= 1 or math.isnan(value):
         raise ValueError(f"{name} is {value}, but a number from 0 to 1 is expected")
-    return float(value)
+    return float(value) if value == 0 else at_least_normal(name, float(value))
+
+
+def at_least_normal(name: str, value: float) -> float:
+    """Return `value`, which is above 0, if it does not count as 0 in a step."""
+    least = float(np.finfo(np.float32).tiny)
+    if value < least:
+        raise ValueError(f"{name} is {value}, but at least {least} is expected: less counts as 0 in a step")
+    return value
 
 
 def as_float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
