@@ -1,4 +1,4 @@
-"""The process: version, threads, instruction sets."""
+"""The process: version, instruction sets, environment. Threads: tests/test_threads.py."""
 
 import importlib.metadata
 import os
@@ -12,30 +12,6 @@ import clstm
 
 def test_the_library_and_the_package_have_one_version():
     assert clstm.__version__ == importlib.metadata.version("clstm")
-
-
-def test_the_number_of_threads_is_set_and_told():
-    before = clstm.get_num_threads()
-    try:
-        clstm.set_num_threads(3)
-        assert clstm.get_num_threads() == clstm.cpu_info()["num_threads"] == 3
-    finally:
-        clstm.set_num_threads(before)
-
-
-@pytest.mark.parametrize(
-    ("n", "error", "message"),
-    [
-        (0, ValueError, "n is 0, but at least 1 is expected"),
-        (1025, ValueError, "n is 1025, but at most 1024 is expected"),
-        (1.5, TypeError, "n is 1.5, but an integer is expected"),
-    ],
-)
-def test_a_wrong_number_of_threads_is_refused(n, error, message):
-    before = clstm.get_num_threads()
-    with pytest.raises(error, match=message):
-        clstm.set_num_threads(n)
-    assert clstm.get_num_threads() == before
 
 
 def told(code, **environment):

@@ -175,11 +175,6 @@ def run_python(code, **environment):
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("n", [1, 3])
-def test_the_environment_sets_the_number_of_threads(n):
-    assert run_python("import clstm; print(clstm.get_num_threads())", CLSTM_NUM_THREADS=str(n)) == str(n)
-
-
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind a process to a processor")
 def test_the_default_number_of_threads_is_that_of_processors_this_process_may_use():
     code = """

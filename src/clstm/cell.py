@@ -33,6 +33,7 @@ class LSTMCell(Module):
     ----------
     weight_ih, weight_hh, bias_ih, bias_hh : ndarray
         Parameters of shapes (4H, I), (4H, H), (4H,), (4H,); gates in the order i, f, g, o; biases None without bias.
+        Those of variants are named and shaped as in `LSTM`, without "_l0"; None without the option.
 
     Examples
     --------
@@ -106,14 +107,15 @@ class LSTMCell(Module):
         """Return a new cell made with the arguments that `config()` returned, quickly: its values are to be loaded."""
         return cls(**config, init="pytorch")
 
-    def __call__(self, x: ArrayLike, state: tuple[ArrayLike, ArrayLike] | None = None) -> State:
+    def __call__(self, x: ArrayLike, state: tuple[ArrayLike | None, ArrayLike | None] | None = None) -> State:
         """Return the new (h, c).
 
         Parameters
         ----------
         x : array_like of shape (batch, input_size) or (input_size,)
         state : (h, c), optional
-            States of shape (batch, hidden_size) or (hidden_size,); zeros by default.
+            States of shape (batch, P) and (batch, hidden_size), or without batch axis; P is hidden_size without
+            projection. Either may be None, which means zeros, or the learned ones.
 
         Returns
         -------
@@ -123,7 +125,9 @@ class LSTMCell(Module):
         _, (h, c) = self._lstm(*self._sequence(x, state))
         return h[0], c[0]
 
-    def forward(self, x: ArrayLike, state: tuple[ArrayLike, ArrayLike] | None = None) -> tuple[State, Tape]:
+    def forward(
+        self, x: ArrayLike, state: tuple[ArrayLike | None, ArrayLike | None] | None = None
+    ) -> tuple[State, Tape]:
         """Return the new (h, c) as a plain call does, and the tape for `backward`."""
         _, (h, c), tape = self._lstm.forward(*self._sequence(x, state))
         return (h[0], c[0]), tape
@@ -155,7 +159,7 @@ class LSTMCell(Module):
         dx, (dh_0, dc_0), grads = self._lstm.backward(tape, dstate=dstate)
         return dx[0], (dh_0[0], dc_0[0]), _cell_names(grads)
 
-    def _sequence(self, x: ArrayLike, state: tuple[ArrayLike, ArrayLike] | None) -> tuple[Any, Any]:
+    def _sequence(self, x: ArrayLike, state: tuple[ArrayLike | None, ArrayLike | None] | None) -> tuple[Any, Any]:
         """Arguments of a sequence of one step."""
         x = as_real_array("x", x, self.dtype)
         if x.ndim not in (1, 2):
