@@ -94,6 +94,7 @@ def test_other_modules_are_refused():
     torch = pytest.importorskip("torch")
     for module, error, message in [
         (torch.nn.GRU(3, 4), TypeError, r"module is a torch\.nn\.modules\.rnn\.GRU, but a torch.nn.LSTM is expected"),
+        (None, TypeError, "module is a NoneType, but a torch.nn.LSTM is expected"),
         (clstm.LSTM(3, 4), TypeError, r"module is a clstm\.lstm\.LSTM, but a torch.nn.LSTM is expected"),
         (
             torch.nn.LSTM(3, 4).half(),

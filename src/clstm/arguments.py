@@ -59,7 +59,7 @@ def as_float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
 
 def kind_of(value: Any) -> str:
     """Return module and name of the class of `value`: an LSTM may be numpy's or PyTorch's."""
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
 
 
 def as_pair(name: str, value: Any, parts: tuple[str, str]) -> tuple[Any, Any]:
