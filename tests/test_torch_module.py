@@ -328,6 +328,25 @@ def test_a_forward_mode_derivative_is_refused(frozen):
             ours(x)
 
 
+def test_hooks_see_what_they_see_in_pytorch():
+    seen = []
+    for module in pair(3, 4):
+        calls = {}
+
+        def see(name, tensors, calls=calls):
+            calls[name] = [tensor.detach().clone() for tensor in tensors if tensor is not None]
+
+        module.register_forward_pre_hook(lambda _, inputs, see=see: see("before", inputs))
+        module.register_forward_hook(lambda _, inputs, outputs, see=see: see("after", [outputs[0], *outputs[1]]))
+        module.register_full_backward_hook(lambda _, dx, dy, see=see: see("backward", [*dx, *dy]))
+        module.weight_hh_l0.register_hook(lambda grad, see=see: (see("weight", [grad]), 2 * grad)[1])
+        module.bias_ih_l0.register_post_accumulate_grad_hook(lambda bias, see=see: see("accumulated", [bias.grad]))
+        module(torch.linspace(-1, 1, 30).reshape(5, 2, 3).requires_grad_())[0].square().sum().backward()
+        see("at last", [parameter.grad for parameter in module.parameters()])
+        seen.append(calls)
+    torch.testing.assert_close(seen[1], seen[0], rtol=2e-5, atol=2e-6)
+
+
 def test_tapes_are_freed_with_the_graph():
     """Backward frees the recording while the loss still lives, and the next forward pass records in its place."""
     ours = clstm.torch.LSTM(3, 8)
