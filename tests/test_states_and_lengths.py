@@ -202,6 +202,11 @@ def test_lengths_without_batch_axis():
         ([True, False], TypeError, "lengths has dtype bool, but integers are expected"),
         (["3", "4"], TypeError, "lengths has dtype <U1, but integers are expected"),
         ([10**30, 1], TypeError, "lengths has dtype object, but integers are expected"),
+        (
+            np.ma.masked_equal([5, 2], 2),
+            TypeError,
+            "lengths is an array with masked values, but one without is expected",
+        ),
     ],
 )
 def test_wrong_lengths_are_refused(lengths, error, message):

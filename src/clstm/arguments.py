@@ -79,6 +79,8 @@ def as_array(name: str, value: Any) -> np.ndarray:
         raise TypeError(
             f"{name} is a {kind_of(value)}, but an array is expected: pad_packed_sequence returns one, and the lengths"
         )
+    if np.ma.is_masked(value):
+        raise TypeError(f"{name} is an array with masked values, but one without is expected")
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -100,8 +102,6 @@ def as_real_array(name: str, value: ArrayLike, dtype: DTypeLike | None = None) -
     """
     if type(value) is np.ndarray and value.dtype == dtype:
         return value
-    if np.ma.is_masked(value):
-        raise TypeError(f"{name} is an array with masked values, but real numbers are expected")
     array = as_array(name, value)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} has dtype {array.dtype}, but real numbers are expected")
