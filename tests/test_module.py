@@ -101,7 +101,7 @@ def test_load_state_dict_names_every_problem_and_changes_nothing():
 def test_load_state_dict_refuses_what_is_not_real_and_changes_nothing(bad):
     linear = clstm.Linear(3, 2)
     saved = linear.state_dict()
-    with pytest.raises(TypeError, match="'bias' has dtype"):
+    with pytest.raises(TypeError, match="'bias' (has dtype|is None)"):
         linear.load_state_dict({"weight": np.zeros((2, 3)), "bias": bad})
     assert_same_state(linear.state_dict(), saved)
 

@@ -135,7 +135,7 @@ GOOD = clstm.pack_sequence([[1.0, 2.0], [3.0]], enforce_sorted=False)
         (
             lambda: clstm.pad_packed_sequence((1, 2)),
             TypeError,
-            "a builtins.tuple, but a clstm.PackedSequence is expected",
+            "a tuple, but a clstm.PackedSequence is expected",
         ),
         (
             lambda: clstm.pad_packed_sequence(GOOD._replace(batch_sizes=np.array([1, 2]))),
