@@ -297,8 +297,10 @@ int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, c
     b.interruption = &interruption;
     interruption_start(&interruption, grads->interrupt, grads->interrupt_context);
     const fpmode caller = fpmode_enter();
+    clstm_expect_work();
     for (idx layer = b.part.end_layer - 1; layer >= b.part.layer; layer--)
         backward_layer(&b, layer);
+    clstm_expect_no_work();
     fpmode_leave(caller);
     return atomic_load(&interruption.ended) ? CLSTM_ERROR_INTERRUPTED : CLSTM_OK;
 }
