@@ -526,8 +526,7 @@ class LSTM(Module):
         dh_n, dc_n = self._states(("dh_n", "dc_n"), "dstate", dstate, tape.B, layout.batched)
         dx_out, dx = self._empty(tape.T, tape.B, self.input_size, layout.batched)
         dh_0, dc_0 = self._empty_states(tape.B)
-        make = np.zeros if isinstance(tape, CheckpointTape) else np.empty  # sums start from these, or overwrite them
-        grads = {name: make(shape, self.dtype) for name, shape in self._shapes.items()}
+        grads = dict(zip(self._shapes, self._weights.gradients(), strict=True))
         found = layout.empty_steps(dx)
         arrays = dy, dh_n, dc_n, found, dh_0, dc_0, list(grads.values())
         if isinstance(tape, CheckpointTape):
