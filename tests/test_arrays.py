@@ -204,7 +204,7 @@ def test_inference_needs_memory_for_the_output_only():
         (np.zeros((2, 5), object), TypeError, "x has dtype object, but real numbers are expected"),
         (np.zeros((2, 5), "M8[s]"), TypeError, r"x has dtype datetime64\[s\], but real numbers are expected"),
         ([["a"] * 5], TypeError, "x has dtype <U1, but real numbers are expected"),
-        (None, TypeError, "x has dtype object, but real numbers are expected"),
+        (None, TypeError, "x is None, but an array is expected"),
         ([[1.0, 2.0], [3.0]], ValueError, "x .*inhomogeneous"),
         (np.ma.masked_array(np.zeros((2, 5)), True), (TypeError, ValueError), "x .*mask"),
     ],

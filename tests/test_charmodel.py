@@ -91,6 +91,19 @@ def test_temperature_0_takes_the_likeliest_characters():
         text += character
 
 
+def test_the_lstm_may_be_a_variant():
+    options = {"proj_size": 5, "learn_initial_state": True, "seed": 1}
+    parts = [clstm.Embedding(3, 4, seed=0), clstm.LSTM(4, 8, **options), clstm.Linear(5, 3, seed=2)]
+    model = CharacterModel(Vocabulary("abc"), clstm.Sequential(*parts))
+    parts[1].h_0_l0[...] = 3 * np.random.default_rng(0).standard_normal(5)
+    text = "ab"
+    for character in islice(model.sample(text, temperature=0), 10):
+        assert character == "abc"[int(np.argmax(model.network(model.vocabulary.encode(text)[:, None])[0][-1, 0]))]
+        text += character
+    with pytest.raises(ValueError, match="network has in_features 8, but 5 is expected"):
+        CharacterModel(Vocabulary("abc"), clstm.Sequential(*parts[:2], clstm.Linear(8, 3)))
+
+
 def test_a_seed_reproduces_a_sample():
     def sample(seed):
         return "".join(islice(small_model().sample("to", seed=seed), 50))

@@ -181,6 +181,18 @@ print(peak() - before - results)
 """
 
 
+def test_lengths_may_change_after_forward():
+    problem = Problem(T=9, B=2)
+    batch, found = problem.batch(), []
+    for checkpoint in (False, True):
+        lengths = np.array([9, 5])
+        lstm = problem.lstm()
+        y, _, tape = lstm.forward(batch.x, lengths=lengths, checkpoint=checkpoint)
+        lengths[:] = 1
+        found.append(lstm.backward(tape, y)[2])
+    assert_same_bytes(*found)
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of memory from /proc")
 @pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (2, False), (1, True), (2, True)])
 def test_memory(layers, bidirectional):

@@ -17,6 +17,8 @@ MODULES = ["clstm"] + [module.name for module in pkgutil.walk_packages(clstm.__p
 PUBLIC = [name for name in MODULES if not name.rpartition(".")[2].startswith("_")]
 EXAMPLES_NEED = {"clstm.torch": "torch", "clstm.interop.onnx_model": "onnx"}
 README = Path(__file__).parent.parent / "README.md"
+PAGES = [page for page in (README, *sorted(README.parent.glob("docs/*.md"))) if page.exists()]
+PAGES_NEED = {"pytorch.md": "torch", "inspection.md": "matplotlib", "onnx.md": "onnx"}
 HEADER = Path(clstm.__file__).parent / "include" / "clstm.h"
 
 
@@ -46,23 +48,28 @@ def test_all_names_exist_and_the_version_is_one():
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", clstm.__version__)
 
 
-@pytest.mark.skipif(not README.exists(), reason="the README is not beside the tests")
-@pytest.mark.parametrize(
-    "page", ["README.md", "docs/pytorch.md", "docs/ragged.md", "docs/long-sequences.md", "docs/inspection.md"]
-)
+def blocks(page):
+    """The Python code that a page shows."""
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.skipif(not PAGES, reason="the README is not beside the tests")
+@pytest.mark.parametrize("page", filter(blocks, PAGES), ids=lambda page: page.name)
 def test_examples_in_the_pages(page, tmp_path, monkeypatch):
     """All Python blocks of a page, one after the other, in an empty directory."""
-    if page == "docs/pytorch.md":
-        pytest.importorskip("torch")
-    if page == "docs/inspection.md":
-        pytest.importorskip("matplotlib")
+    if page.name in PAGES_NEED:
+        pytest.importorskip(PAGES_NEED[page.name])
     monkeypatch.chdir(tmp_path)
-    path = README.parent / page
-    blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
-    assert blocks
     names = {"__name__": "page"}
-    for block in blocks:
-        exec(compile(block, str(path), "exec"), names)
+    for block in blocks(page):
+        exec(compile(block, str(page), "exec"), names)
+
+
+@pytest.mark.skipif(not PAGES, reason="the README is not beside the tests")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_in_the_pages_lead_to_files(page):
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 @pytest.mark.skipif(not README.exists(), reason="the README is not beside the tests")

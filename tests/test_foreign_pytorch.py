@@ -1,41 +1,13 @@
-"""PyTorch's own vectors, computed in float64: modules, state dicts, files and a training run.
-
-The data is not part of this project: CLSTM_SHARED, or a folder `shared` beside the project, holds it.
-"""
-
-import json
-import os
-from pathlib import Path
+"""PyTorch's own vectors, computed in float64: modules, state dicts, files and a training run. See foreign.py."""
 
 import numpy as np
 import pytest
+from foreign import CASES, Case
 
 import clstm
 
-SHARED = Path(os.environ.get("CLSTM_SHARED") or Path(__file__).parents[2] / "shared")
-CASES = SHARED / "data" / "cases"
-
-if not CASES.is_dir():
-    pytest.skip("the cases of other systems are not here: set CLSTM_SHARED to their folder", allow_module_level=True)
-
 TORCH = CASES / "6_generated/torch"
 FORWARD, GRADIENTS = {"float32": 2e-6, "float64": 1e-13}, {"float32": 2e-6, "float64": 1e-12}
-
-
-class Case:
-    """One file: `attrs`, `inputs` and what was `given` as the results."""
-
-    def __init__(self, path):
-        with np.load(CASES / path, allow_pickle=False) as arrays:
-            self.meta = json.loads(str(arrays["meta"]))
-            self.inputs = {name[3:]: arrays[name] for name in arrays.files if name.startswith("in_")}
-            self.given = {name[4:]: arrays[name] for name in arrays.files if name.startswith("out_")}
-
-    def assert_close(self, **found):
-        """Compare results by name, with the source's own tolerance."""
-        for name, array in found.items():
-            tolerance = {key: self.meta[key] for key in ("rtol", "atol")}
-            np.testing.assert_allclose(array, self.given[name], **tolerance, err_msg=name)
 
 
 def part(case, prefix):

@@ -317,7 +317,7 @@ def test_incoming_gradients_of_wrong_shape_are_refused(recorded, dy, dstate, mes
         ("no", None, "dy has dtype <U2, but real numbers are expected"),
         (np.zeros((9, 4, 14), complex), None, "dy has dtype complex128, but real numbers are expected"),
         (None, np.zeros((4, 4, 7)), r"dstate is a ndarray, but a pair \(dh_n, dc_n\) is expected"),
-        (None, (None, None, None), r"dstate is a tuple, but a pair \(dh_n, dc_n\) is expected"),
+        (None, (None, None, None), r"dstate is a tuple of length 3, but a pair \(dh_n, dc_n\) is expected"),
     ],
 )
 def test_incoming_gradients_of_wrong_type_are_refused(recorded, dy, dstate, message):

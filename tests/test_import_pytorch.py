@@ -84,17 +84,18 @@ def test_nothing_is_shared_with_the_module():
 def test_what_pytorch_has_not_is_refused():
     pytest.importorskip("torch")
     for name in REGULARIZERS:
-        with pytest.raises(ValueError, match=f"{name} is 0.3, which torch.nn.LSTM has not"):
+        with pytest.raises(ValueError, match=f"the layer has {name}=0.3, but torch.nn.LSTM has no such options"):
             clstm.LSTM(3, 4, **{name: 0.3}).to_torch()
-    with pytest.raises(ValueError, match="peepholes is True, which torch.nn.LSTM has not"):
-        clstm.LSTM(3, 4, peepholes=True).to_torch()
+    with pytest.raises(ValueError, match=r"the layer has peepholes=True, coupling='input', clip=2\.0, but torch"):
+        clstm.LSTM(3, 4, clip=2, coupling="input", peepholes=True).to_torch()
 
 
 def test_other_modules_are_refused():
     torch = pytest.importorskip("torch")
     for module, error, message in [
-        (torch.nn.GRU(3, 4), TypeError, "module is a GRU, but a torch.nn.LSTM is expected"),
-        (clstm.LSTM(3, 4), TypeError, "module is a LSTM, but a torch.nn.LSTM is expected"),
+        (torch.nn.GRU(3, 4), TypeError, r"module is a torch\.nn\.modules\.rnn\.GRU, but a torch.nn.LSTM is expected"),
+        (None, TypeError, "module is a NoneType, but a torch.nn.LSTM is expected"),
+        (clstm.LSTM(3, 4), TypeError, r"module is a clstm\.lstm\.LSTM, but a torch.nn.LSTM is expected"),
         (
             torch.nn.LSTM(3, 4).half(),
             ValueError,
@@ -103,6 +104,29 @@ def test_other_modules_are_refused():
     ]:
         with pytest.raises(error, match=message):
             clstm.LSTM.from_torch(module)
+
+
+def test_parameters_that_require_gradients_are_loaded_and_written(tmp_path):
+    torch = pytest.importorskip("torch")
+    module, lstm = torch.nn.LSTM(3, 4), clstm.LSTM(3, 4)
+    lstm.load_state_dict(dict(module.named_parameters()))
+    lstm.bias_hh_l0 = module.bias_ih_l0
+    assert_same_bytes(lstm.weight_hh_l0, module.weight_hh_l0.detach().numpy())
+    assert_same_bytes(lstm.bias_hh_l0, module.bias_ih_l0.detach().numpy())
+    clstm.write_safetensors(tmp_path / "file.safetensors", dict(module.named_parameters()))
+    arrays, _ = clstm.read_safetensors(tmp_path / "file.safetensors")
+    assert_same_bytes(arrays, {name: tensor.numpy() for name, tensor in module.state_dict().items()})
+    with pytest.raises(TypeError, match="tensor 'h' is no array: Got unsupported ScalarType BFloat16"):
+        clstm.write_safetensors(tmp_path / "file.safetensors", {"h": torch.zeros(1, dtype=torch.bfloat16)})
+    with pytest.raises(TypeError, match="state_dict of LSTM: 'bias_hh_l0' is no array: Got unsupported .* BFloat16"):
+        lstm.load_state_dict({**module.state_dict(), "bias_hh_l0": torch.zeros(16, dtype=torch.bfloat16)})
+
+
+def test_a_tensor_whose_gradient_would_be_lost_is_refused_by_name():
+    torch = pytest.importorskip("torch")
+    x = torch.zeros(5, 2, 3, requires_grad=True)
+    with pytest.raises(TypeError, match=r"x is no array: Can't call numpy\(\) on Tensor that requires grad"):
+        clstm.LSTM(3, 4)(x)
 
 
 # ---- state dicts and files ----
@@ -205,7 +229,7 @@ def zeros(*shape):
         ),
         ({"weight_ih_l0": zeros(0, 3), "weight_hh_l0": zeros(0, 0)}, ValueError, "hidden_size is 0, but at least 1"),
         (ARRAYS | {"bias_ih_l0": np.zeros(16, np.int8)}, TypeError, "'bias_ih_l0' has dtype int8, but float32"),
-        (ARRAYS | {"bias_ih_l0": [[1], [2, 3]]}, TypeError, "'bias_ih_l0' cannot be an array"),
+        (ARRAYS | {"bias_ih_l0": [[1], [2, 3]]}, ValueError, "'bias_ih_l0' is no array"),
         ({}, ValueError, "state_dict has no 'weight_ih_l0'; no other prefix has one$"),
         (
             {"b.weight_ih_l0": 1, "a.lstm.weight_ih_l0": 1},

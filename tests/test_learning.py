@@ -147,6 +147,22 @@ def test_counting_ones_in_five_random_bits(seed):
     pytest.fail(f"the running loss is {running_loss} after 1500 steps")
 
 
+def test_learned_initial_states_are_learned_in_every_layer_and_direction():
+    """Inputs are always 0 and all other weights stay, so only the initial states can tell what to answer."""
+    lstm = clstm.LSTM(1, 6, 2, bidirectional=True, learn_initial_state=True, seed=0)
+    initial = {name: array for name, array in lstm.parameters().items() if name.startswith(("h_0", "c_0"))}
+    optimizer, x = clstm.Adam(initial, lr=0.1), np.zeros((4, 3, 1))
+    target = np.tile(0.3 * np.random.default_rng(0).uniform(-1, 1, 12), (4, 3, 1))
+    losses = []
+    for _ in range(100):
+        y, _, tape = lstm.forward(x)
+        loss, dy = clstm.mse_loss(y, target)
+        optimizer.step({name: grad for name, grad in lstm.backward(tape, dy)[2].items() if name in initial})
+        losses.append(loss)
+    assert losses[-1] < losses[0] / 3
+    assert len(initial) == 8 and all(array.all() for array in initial.values())
+
+
 def test_truncated_backpropagation_learns_with_carried_state():
     """A text with a period of 12 symbols in chunks of 4: what follows the first symbol of a chunk depends on the chunk
     before, which only the state tells."""

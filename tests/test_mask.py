@@ -209,6 +209,7 @@ def test_empty_batches(T, B):
         (np.ones((5, 2)), TypeError, "mask has dtype float64, but bool is expected"),
         (np.ones((5, 2), int), TypeError, "mask has dtype int64, but bool is expected"),
         ([[True], [True, False]], ValueError, "mask is no array"),
+        (np.ma.masked_array(np.ones((4, 2), bool), True), TypeError, "mask is an array with masked values"),
     ],
 )
 def test_what_is_no_mask_is_refused(mask, error, message):

@@ -238,3 +238,61 @@ def test_packed_input_that_does_not_fit_is_refused():
     _, _, tape = lstm.forward(x)
     with pytest.raises(ValueError, match="dy has 1 time steps and 1 rows, but 2 time steps and 2 rows are expected"):
         lstm.backward(tape, clstm.pack_sequence([np.zeros((1, 4))]))
+
+
+def test_where_an_array_is_expected_a_packed_sequence_is_named_with_the_way_out():
+    lstm, packed = clstm.LSTM(3, 4), clstm.pack_sequence([np.zeros((1, 3))])
+    _, _, tape = lstm.forward(np.zeros((1, 1, 3)))
+    message = r"is a clstm\.packing\.PackedSequence, but an array is expected: pad_packed_sequence returns one, and the"
+    for call in (
+        lambda: lstm.trace(packed),
+        lambda: lstm.stream().step(packed),
+        lambda: clstm.truncated_bptt(lstm, packed, 2),
+        lambda: clstm.LSTMCell(3, 4)(packed),
+        lambda: lstm(np.zeros((1, 1, 3)), lengths=packed),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+
+
+def test_a_packed_sequence_of_tensors():
+    torch = pytest.importorskip("torch")
+    lstm = clstm.LSTM(3, 4)
+    for lengths in ([3, 2], [2, 3]):  # with indices only where they are not sorted
+        sequences = [torch.ones(length, 3) for length in lengths]
+        packed = torch.nn.utils.rnn.pack_sequence(sequences, enforce_sorted=lengths == [3, 2])
+        for call in (lstm, lstm.forward, lambda x: clstm.truncated_bptt(lstm, x, 2)):
+            with pytest.raises(TypeError, match=r"x is a torch\.nn\.utils\.rnn\.PackedSequence, but an array is exp"):
+                call(packed)
+        y, _ = lstm(clstm.PackedSequence(*packed))
+        padded, lengths = torch.nn.utils.rnn.pad_packed_sequence(packed)
+        assert_same_bytes(clstm.pad_packed_sequence(y)[0], lstm(padded, lengths=lengths)[0])
+
+
+def test_what_is_no_array_is_refused_by_name():
+    torch = pytest.importorskip("torch")
+    wanted = torch.zeros(3, 2, 1, requires_grad=True)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(wanted, [3, 2])
+    for call, name in [
+        (lambda: clstm.pack_padded_sequence(wanted, [3, 2]), "input"),
+        (lambda: clstm.unpad_sequence(wanted, [3, 2]), "padded_sequences"),
+        (lambda: clstm.pack_sequence([np.ones((3, 1)), wanted[:, 0]]), "sequence 1"),
+        (lambda: clstm.LSTM(1, 4)(clstm.PackedSequence(*packed)), "data"),
+    ]:
+        with pytest.raises(TypeError, match=rf"^{name} is no array: Can't call numpy\(\) on Tensor that requires grad"):
+            call()
+    with pytest.raises(TypeError, match="^sequence 1 is None, but an array is expected"):
+        clstm.pad_sequence([np.ones(3), None])
+
+
+def test_without_lengths_padding_changes_nothing_before_it():
+    """As docs/ragged.md tells those who have a Sequential."""
+    model = clstm.Sequential(clstm.LSTM(3, 4, 2, seed=0), clstm.Linear(4, 2, seed=0))
+    x, dy = np.random.default_rng(0).standard_normal((6, 1, 3)), np.ones((6, 1, 2))
+    dy[4:] = 0
+    y, _, tape = model.forward(x)
+    expected, _, short = model.forward(x[:4])
+    np.testing.assert_allclose(y[:4], expected, rtol=1e-6)
+    grads = model.backward(short, dy[:4])[2]
+    for name, grad in model.backward(tape, dy)[2].items():
+        np.testing.assert_allclose(grad, grads[name], rtol=1e-5, atol=1e-7)

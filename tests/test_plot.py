@@ -39,10 +39,18 @@ def test_gates_refuses_what_does_not_fit():
     trace = clstm.LSTM(2, 4, seed=0).trace(X)
     with pytest.raises(ValueError, match="labels has 2 entries, but trace has 12 steps"):
         clstm.plot.gates(trace, labels="ab")
-    with pytest.raises(KeyError, match="i_l7"):
-        clstm.plot.gates(trace, "l7")
+    for options, message in [
+        ({"name": "l7"}, "name is 'l7', but trace has l0$"),
+        ({"row": 3}, "row is 3, but trace has 3 rows"),
+        ({"row": -1}, "row is -1, but at least 0 is expected"),
+        ({"units": 0}, "units is 0, but at least 1 is expected"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            clstm.plot.gates(trace, **options)
     with pytest.raises(ValueError, match="trace has no steps"):
         clstm.plot.gates(clstm.LSTM(2, 4).trace(X[:0]))
+    with pytest.raises(ValueError, match="row is 1, but trace has 1 rows"):
+        clstm.plot.gates(clstm.LSTM(2, 4).trace(X[:, 0]), row=1)
 
 
 def test_gradient_flow_shows_the_geometric_mean_relative_to_the_last_step():
@@ -52,6 +60,29 @@ def test_gradient_flow_shows_the_geometric_mean_relative_to_the_last_step():
     np.testing.assert_allclose(one, [1, 0.2])
     np.testing.assert_allclose(two, [1, 0.25])
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one", "two"]
+
+
+def test_gradient_flow_draws_any_number_of_networks_of_one_sample_or_many():
+    reach = {str(i): np.ones((3, 2)) for i in range(5)} | {"last": np.array([1.0, 0.5, 0.25])}
+    lines = clstm.plot.gradient_flow(reach).axes[0].lines
+    np.testing.assert_allclose(lines[-1].get_ydata(), reach["last"])
+    assert len(lines) == 6
+
+
+@pytest.mark.filterwarnings("error")
+def test_gradient_flow_draws_nothing_where_the_gradient_is_0(tmp_path):
+    reach = {"gone": np.array([[1.0, 1.0], [0.5, 0.0], [0.0, 0.0]]), "none": np.zeros((3, 2))}
+    figure = clstm.plot.gradient_flow(reach)
+    figure.savefig(tmp_path / "flow.png")
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), [1, np.nan, np.nan])
+
+
+def test_losses_need_a_step_each():
+    for training in ([], [1.0]):
+        with pytest.raises(ValueError, match=f"training has {len(training)} losses, but one for each of the 2 steps"):
+            clstm.plot.losses([1, 2], training, {}, {})
+    with pytest.raises(ValueError, match="training has 0 losses, .* and at least one"):
+        clstm.plot.losses([], [], {}, {})
 
 
 def test_without_matplotlib_the_message_names_the_extra():

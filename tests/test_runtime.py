@@ -1,4 +1,4 @@
-"""The process: version, threads, instruction sets."""
+"""The process: version, instruction sets, environment. Threads: tests/test_threads.py."""
 
 import importlib.metadata
 import os
@@ -14,30 +14,6 @@ def test_the_library_and_the_package_have_one_version():
     assert clstm.__version__ == importlib.metadata.version("clstm")
 
 
-def test_the_number_of_threads_is_set_and_told():
-    before = clstm.get_num_threads()
-    try:
-        clstm.set_num_threads(3)
-        assert clstm.get_num_threads() == clstm.cpu_info()["num_threads"] == 3
-    finally:
-        clstm.set_num_threads(before)
-
-
-@pytest.mark.parametrize(
-    ("n", "error", "message"),
-    [
-        (0, ValueError, "n is 0, but at least 1 is expected"),
-        (1025, ValueError, "n is 1025, but at most 1024 is expected"),
-        (1.5, TypeError, "n is 1.5, but an integer is expected"),
-    ],
-)
-def test_a_wrong_number_of_threads_is_refused(n, error, message):
-    before = clstm.get_num_threads()
-    with pytest.raises(error, match=message):
-        clstm.set_num_threads(n)
-    assert clstm.get_num_threads() == before
-
-
 def told(code, **environment):
     command = [sys.executable, "-c", f"import clstm; print({code})"]
     return subprocess.run(
@@ -49,6 +25,39 @@ def test_the_environment_sets_threads_and_instruction_set():
     assert told("clstm.get_num_threads()", CLSTM_NUM_THREADS="5") == "5"
     assert told("clstm.cpu_info()['isa']", CLSTM_ISA="portable") == "portable"
     assert told("clstm.cpu_info()['isa']", CLSTM_ISA="no such thing") == clstm.cpu_info()["available"][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        *(
+            ("CLSTM_NUM_THREADS", value, "a number from 1 to 1024")
+            for value in ("four", "0", "1025", "2.5", "3 ", "-1")
+        ),
+        ("CLSTM_ISA", "sse", f"one of {', '.join(clstm.cpu_info()['available'])}"),
+    ],
+)
+def test_a_value_in_the_environment_that_is_ignored_is_named(name, value, expected):
+    assert (
+        imported(name, value)
+        .splitlines()[0]
+        .endswith(f"RuntimeWarning: {name} is {value!r} in the environment, but {expected} is expected: it is ignored")
+    )
+
+
+@pytest.mark.parametrize("value", ["", "1", " 2", "+3", "007", "1024"])
+def test_a_number_of_threads_that_counts_gives_no_warning(value):
+    assert imported("CLSTM_NUM_THREADS", value) == ""
+    if value:
+        assert told("clstm.get_num_threads()", CLSTM_NUM_THREADS=value) == str(int(value))
+
+
+def imported(name, value):
+    """What importing the package writes to standard error."""
+    command = [sys.executable, "-W", "default", "-c", "import clstm"]
+    return subprocess.run(
+        command, env=os.environ | {name: value}, capture_output=True, text=True, check=True
+    ).stderr.strip()
 
 
 def test_importing_brings_in_little_beyond_numpy():

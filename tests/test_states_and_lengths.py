@@ -92,8 +92,9 @@ def test_states_of_any_layout(with_lengths, convert):
         ((None, np.zeros((2, 4))), ValueError, r"c_0 has shape \(2, 4\), but \(2, 2, 4\) is expected"),
         ((np.zeros((2, 2, 4), complex), None), TypeError, "h_0 has dtype complex128, but real numbers are expected"),
         ((None, "state"), TypeError, "c_0 has dtype <U5, but real numbers are expected"),
-        ((None,), TypeError, r"state is a tuple, but a pair \(h_0, c_0\) is expected"),
+        ((None,), TypeError, r"state is a tuple of length 1, but a pair \(h_0, c_0\) is expected"),
         (np.zeros((2, 2, 2, 4)), TypeError, r"state is a ndarray, but a pair \(h_0, c_0\) is expected"),
+        ((None, None, None), TypeError, r"state is a tuple of length 3, but a pair \(h_0, c_0\) is expected"),
         (5, TypeError, r"state is a int, but a pair \(h_0, c_0\) is expected"),
     ],
 )
@@ -201,6 +202,11 @@ def test_lengths_without_batch_axis():
         ([True, False], TypeError, "lengths has dtype bool, but integers are expected"),
         (["3", "4"], TypeError, "lengths has dtype <U1, but integers are expected"),
         ([10**30, 1], TypeError, "lengths has dtype object, but integers are expected"),
+        (
+            np.ma.masked_equal([5, 2], 2),
+            TypeError,
+            "lengths is an array with masked values, but one without is expected",
+        ),
     ],
 )
 def test_wrong_lengths_are_refused(lengths, error, message):

@@ -109,7 +109,7 @@ def test_wrong_out_is_refused_and_the_state_stays(out, found):
         ([], ValueError, "x has 0 features, but input_size is 3"),
         (np.ones((2, 3), complex), TypeError, "x has dtype complex128, but real numbers are expected"),
         ("abc", TypeError, "x has dtype <U3, but real numbers are expected"),
-        (None, TypeError, "x has dtype object, but real numbers are expected"),
+        (None, TypeError, "x is None, but an array is expected"),
     ],
 )
 def test_wrong_x_is_refused_and_the_state_stays(x, error, message):
@@ -179,7 +179,7 @@ def test_the_state_is_a_copy_both_ways():
             TypeError,
             "c has dtype complex128, but real numbers are",
         ),
-        ((np.zeros((2, 2, 4)),), TypeError, r"state is a tuple, but a pair \(h, c\) is expected"),
+        ((np.zeros((2, 2, 4)),), TypeError, r"state is a tuple of length 1, but a pair \(h, c\) is expected"),
         (np.zeros((2, 2, 2, 4)), TypeError, r"state is a ndarray, but a pair \(h, c\) is expected"),
         (None, TypeError, r"state is a NoneType, but a pair \(h, c\) is expected"),
     ],

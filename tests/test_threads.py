@@ -175,11 +175,6 @@ def run_python(code, **environment):
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("n", [1, 3])
-def test_the_environment_sets_the_number_of_threads(n):
-    assert run_python("import clstm; print(clstm.get_num_threads())", CLSTM_NUM_THREADS=str(n)) == str(n)
-
-
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind a process to a processor")
 def test_the_default_number_of_threads_is_that_of_processors_this_process_may_use():
     code = """
@@ -189,6 +184,14 @@ import clstm
 print(clstm.get_num_threads())
 """
     assert run_python(code, CLSTM_NUM_THREADS=None) == "1"
+
+
+def test_threadpoolctl_is_told_of_a_wrong_number():
+    threadpoolctl = pytest.importorskip("threadpoolctl", reason="threadpoolctl is not installed")
+    before = clstm.get_num_threads()
+    with pytest.raises(ValueError, match="n is 0, but at least 1 is expected"):
+        threadpoolctl.threadpool_limits({"clstm": 0})
+    assert clstm.get_num_threads() == before
 
 
 def test_threadpoolctl_sees_and_limits_the_pool():

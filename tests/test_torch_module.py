@@ -74,6 +74,28 @@ def assert_close(found, expected, dtype):
 # ---- results ----
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_compiled_model_gives_the_same_results(batch_first):
+    """PyTorch's compiler breaks its graphs at the layer. Several lengths: it compiles anew for the second."""
+    found = []
+    for kind, compiled in ((clstm.torch.LSTM, True), (torch.nn.LSTM, False)):
+        torch.manual_seed(0)
+        layer, head = kind(3, 8, 2, batch_first=batch_first), torch.nn.Linear(8, 1)
+
+        def run(x, layer=layer, head=head):
+            y, (_, c_n) = layer(2 * x)
+            return head(y).relu().sum() + c_n.sum()
+
+        model = torch.compile(run, backend="aot_eager") if compiled else run
+        for time in (5, 6, 7):
+            x = torch.linspace(-1, 1, time * 6).reshape(time, 2, 3).requires_grad_()
+            model(x).backward()
+            found.append([x.grad, *(parameter.grad.clone() for parameter in layer.parameters())])
+    for ours, theirs in zip(found[:3], found[3:], strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5)
+
+
 @settings(max_examples=60)
 @given(
     problems(sizes=(1, 3, 7, 13, 33), batches=(1, 2, 5, 17), with_lengths=True),
@@ -304,6 +326,25 @@ def test_a_forward_mode_derivative_is_refused(frozen):
         x = torch.autograd.forward_ad.make_dual(ZEROS, torch.ones_like(ZEROS))
         with pytest.raises(NotImplementedError, match="input has a tangent, but clstm.torch.LSTM has no forward-mode"):
             ours(x)
+
+
+def test_hooks_see_what_they_see_in_pytorch():
+    seen = []
+    for module in pair(3, 4):
+        calls = {}
+
+        def see(name, tensors, calls=calls):
+            calls[name] = [tensor.detach().clone() for tensor in tensors if tensor is not None]
+
+        module.register_forward_pre_hook(lambda _, inputs, see=see: see("before", inputs))
+        module.register_forward_hook(lambda _, inputs, outputs, see=see: see("after", [outputs[0], *outputs[1]]))
+        module.register_full_backward_hook(lambda _, dx, dy, see=see: see("backward", [*dx, *dy]))
+        module.weight_hh_l0.register_hook(lambda grad, see=see: (see("weight", [grad]), 2 * grad)[1])
+        module.bias_ih_l0.register_post_accumulate_grad_hook(lambda bias, see=see: see("accumulated", [bias.grad]))
+        module(torch.linspace(-1, 1, 30).reshape(5, 2, 3).requires_grad_())[0].square().sum().backward()
+        see("at last", [parameter.grad for parameter in module.parameters()])
+        seen.append(calls)
+    torch.testing.assert_close(seen[1], seen[0], rtol=2e-5, atol=2e-6)
 
 
 def test_tapes_are_freed_with_the_graph():
@@ -576,6 +617,8 @@ def test_tracing_is_refused():
     model = torch.nn.Sequential(clstm.torch.LSTM(3, 4))
     with torch.no_grad(), pytest.raises(RuntimeError, match="cannot be traced; put torch.nn.LSTM in its place"):
         torch.jit.trace(model, ZEROS)
+    with pytest.raises(RuntimeError, match="cannot be traced; put torch.nn.LSTM in its place"):
+        torch.export.export(model, (ZEROS,), strict=False)
 
 
 # ---- several processes ----

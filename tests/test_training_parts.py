@@ -696,6 +696,22 @@ def test_sequential_refuses_a_state_of_another_form(bad):
         model.backward(tape, y, bad)
 
 
+def test_sequential_refuses_a_tape_that_is_not_its_own():
+    model, x = make_model(), np.zeros((4, 2, 3))
+    y, _, tape = model.forward(x)
+    for wrong in (None, tape.parts, tape._replace(parts=tape.parts[:-1])):
+        with pytest.raises(ValueError, match="(?s)^tape is .*, but one that this model's forward returned is expected"):
+            model.backward(wrong, y)
+
+
+@pytest.mark.parametrize("part", [clstm.Linear(3, 2), clstm.Embedding(3, 2)], ids=lambda part: type(part).__name__)
+def test_parts_refuse_what_is_no_tape(part):
+    _, tape = part.forward([[0, 1, 2]])
+    for wrong in (None, (tape,)):
+        with pytest.raises(ValueError, match="^tape is .*, but one that this layer's forward returned is expected"):
+            part.backward(wrong, np.zeros((1, 2)))
+
+
 def test_sequential_refuses_wrong_parts():
     linear = clstm.Linear(2, 2)
     with pytest.raises(TypeError, match="part 1 is a function, but a Module is expected"):

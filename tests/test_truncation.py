@@ -104,6 +104,7 @@ def test_burn_in_records_nothing_and_drops_nothing():
         (clstm.LSTM(3, 4), {"steps": 2, "lengths": [6, 1]}, ValueError, "lengths has 6 at row 0, but 0 to 5"),
         (clstm.LSTM(3, 4, bidirectional=True), {"steps": 2}, ValueError, "bidirectional is True, but False is"),
         (clstm.Sequential(clstm.LSTM(3, 4)), {"steps": 2, "lengths": [5, 1]}, TypeError, "a Sequential takes none"),
+        (clstm.Sequential(), {"steps": 2}, ValueError, "model has no parts, but at least one is expected"),
         (clstm.Linear(3, 4), {"steps": 2}, TypeError, "model is a Linear, but an LSTM or a Sequential is expected"),
     ],
 )

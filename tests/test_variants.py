@@ -615,7 +615,7 @@ def test_a_cell_takes_the_same_options():
     ("options", "error", "message"),
     [
         ({"proj_size": 4}, ValueError, "proj_size is 4, but less than hidden_size 4 is expected"),
-        ({"proj_size": -1}, ValueError, "proj_size is -1, but at least 1 is expected"),
+        ({"proj_size": -1}, ValueError, "proj_size is -1, but at least 0 is expected"),
         ({"proj_size": 1.5}, TypeError, "proj_size is 1.5, but an integer is expected"),
         ({"peepholes": 1}, TypeError, "peepholes is 1, but True or False is expected"),
         ({"coupling": "f"}, ValueError, "coupling is 'f', but None, 'forget' .* or 'input' .* is expected"),
@@ -640,6 +640,7 @@ def test_a_cell_takes_the_same_options():
         ({"layer_norm_eps": 0.1}, ValueError, "layer_norm_eps is 0.1, but layer_norm is False"),
         ({"learn_initial_state": 1}, TypeError, "learn_initial_state is 1, but True or False is expected"),
         ({"clip": 1e-40}, ValueError, "clip is 1e-40, but at least 1.17"),
+        ({"zoneout_c": 1e-45}, ValueError, "zoneout_c is 1e-45, but at least 1.17.* is expected: less counts as 0"),
         ({"clip": 0}, ValueError, "clip is 0.0, but a number above 0, or None for no limit, is expected"),
         ({"clip": -1.0}, ValueError, "clip is -1.0, but a number above 0"),
         ({"cell_clip": True}, TypeError, "cell_clip is True, but a number is expected"),

@@ -27,11 +27,14 @@ from .packing import (
     unpad_sequence,
 )
 from .runtime import cpu_info, get_include, get_num_threads, set_num_threads
+from .runtime import warn_of_environment as _warn_of_environment
 from .schedules import constant, cosine, warmup
 from .sequential import Sequential
 from .serialization import read_safetensors, write_safetensors
 from .stream import Stream
 from .truncation import Chunk, truncated_bptt
+
+_warn_of_environment()
 
 with _suppress(ImportError):  # threadpoolctl is not installed
     from . import _threadpool as _threadpool

@@ -637,8 +637,9 @@ cdef class StreamState:
 
         Returns
         -------
-        y : ndarray of shape (batch_size, hidden_size)
-            Output of the last layer, or (hidden_size,) for an x without batch axis; `out` if that was given.
+        y : ndarray of shape (batch_size, P)
+            Output of the last layer, or (P,) for an x without batch axis; `out` if that was given. P is hidden_size
+            without projection.
 
         Raises
         ------

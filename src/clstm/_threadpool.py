@@ -5,6 +5,7 @@ from __future__ import annotations
 from threadpoolctl import LibController, register
 
 from . import _core
+from .runtime import set_num_threads
 
 
 class ClstmController(LibController):  # type: ignore[misc]
@@ -19,7 +20,7 @@ class ClstmController(LibController):  # type: ignore[misc]
         return _core.get_num_threads()
 
     def set_num_threads(self, num_threads: int) -> None:
-        _core.set_num_threads(num_threads)
+        set_num_threads(num_threads)
 
     def get_version(self) -> str:
         return _core.version()

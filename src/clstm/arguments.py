@@ -38,7 +38,15 @@ def as_probability(name: str, value: Any) -> float:
         raise TypeError(f"{name} is {value!r}, but a number from 0 to 1 is expected")
     if not 0 <= value <= 1 or math.isnan(value):
         raise ValueError(f"{name} is {value}, but a number from 0 to 1 is expected")
-    return float(value)
+    return float(value) if value == 0 else at_least_normal(name, float(value))
+
+
+def at_least_normal(name: str, value: float) -> float:
+    """Return `value`, which is above 0, if it does not count as 0 in a step."""
+    least = float(np.finfo(np.float32).tiny)
+    if value < least:
+        raise ValueError(f"{name} is {value}, but at least {least} is expected: less counts as 0 in a step")
+    return value
 
 
 def as_float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
@@ -49,6 +57,44 @@ def as_float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     raise ValueError(f"dtype is {dtype!r}, but 'float32' or 'float64' is expected")
 
 
+def kind_of(value: Any) -> str:
+    """Return module and name of the class of `value`: an LSTM may be numpy's or PyTorch's."""
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+
+
+def as_pair(name: str, value: Any, parts: tuple[str, str]) -> tuple[Any, Any]:
+    """Return `value`, a tuple or list of two."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        length = f" of length {len(value)}" if isinstance(value, (tuple, list)) else ""
+        raise TypeError(f"{name} is a {type(value).__name__}{length}, but a pair ({', '.join(parts)}) is expected")
+    first, second = value
+    return first, second
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """Return `value` as an array of any type; not a copy where it is one."""
+    if value is None:
+        raise TypeError(f"{name} is None, but an array is expected")
+    if type(value).__name__ == "PackedSequence":
+        raise TypeError(
+            f"{name} is a {kind_of(value)}, but an array is expected: pad_packed_sequence returns one, and the lengths"
+        )
+    if np.ma.is_masked(value):
+        raise TypeError(f"{name} is an array with masked values, but one without is expected")
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is no array: {error}") from error
+    except (RuntimeError, TypeError) as error:  # of PyTorch's, for a tensor that requires a gradient, or bfloat16
+        raise TypeError(f"{name} is no array: {error}") from error
+
+
+def as_detached_array(name: str, value: Any) -> np.ndarray:
+    """Return `value` as an array of any type; a tensor of PyTorch's may require a gradient."""
+    detach = getattr(value, "detach", None)
+    return as_array(name, value if detach is None else detach())
+
+
 def as_real_array(name: str, value: ArrayLike, dtype: DTypeLike | None = None) -> np.ndarray:
     """Return `value` as an array of `dtype`; not a copy where it is one already.
 
@@ -56,12 +102,7 @@ def as_real_array(name: str, value: ArrayLike, dtype: DTypeLike | None = None) -
     """
     if type(value) is np.ndarray and value.dtype == dtype:
         return value
-    if np.ma.is_masked(value):
-        raise TypeError(f"{name} is an array with masked values, but real numbers are expected")
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name} is no array: {error}") from error
+    array = as_array(name, value)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} has dtype {array.dtype}, but real numbers are expected")
     if dtype is None:
@@ -73,7 +114,7 @@ def as_index_array(
     name: str, value: ArrayLike, limit: int, limit_name: str, ignore_index: int | None = None
 ) -> np.ndarray:
     """Return a new intp array of `value`, whose numbers all lie in 0..limit-1 or equal `ignore_index`."""
-    array = np.asarray(value)
+    array = as_array(name, value)
     if array.dtype.kind not in "iu":
         example = f" (the first value is {array.flat[0]!r})" if array.size else ""
         raise TypeError(f"{name} has dtype {array.dtype}{example}, but integers are expected")
@@ -88,11 +129,8 @@ def as_index_array(
 
 
 def as_lengths(lengths: Any, owner: str, T: int, B: int, least: int = 0) -> np.ndarray:
-    """Return the lengths of `owner`'s B rows as int64, each `least` to T."""
-    try:
-        array = np.asarray(lengths)
-    except ValueError as error:
-        raise ValueError(f"lengths is no array: {error}") from error
+    """Return the lengths of `owner`'s B rows as a new int64 array, each `least` to T."""
+    array = as_array("lengths", lengths)
     if array.dtype.kind not in "iu":
         if array.size:
             raise TypeError(f"lengths has dtype {array.dtype}, but integers are expected")
@@ -105,15 +143,12 @@ def as_lengths(lengths: Any, owner: str, T: int, B: int, least: int = 0) -> np.n
         raise ValueError(
             f"lengths has {array[row]} at row {row}, but {least} to {T} is expected: {owner} has {T} time steps"
         )
-    return np.ascontiguousarray(array, np.int64)
+    return np.array(array, np.int64)
 
 
 def as_mask(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Return `mask` as an array of bool of this shape."""
-    try:
-        array = np.asarray(mask)
-    except ValueError as error:
-        raise ValueError(f"mask is no array: {error}") from error
+    array = as_array("mask", mask)
     if array.dtype != np.bool_:
         raise TypeError(f"mask has dtype {array.dtype}, but bool is expected")
     if array.shape != shape:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from .arguments import as_real_array
+from .arguments import as_pair, as_real_array
 from .lstm import LSTM, State, Tape
 from .module import Module, Parameter, Shape
 from .variants import Variant
@@ -33,6 +33,7 @@ class LSTMCell(Module):
     ----------
     weight_ih, weight_hh, bias_ih, bias_hh : ndarray
         Parameters of shapes (4H, I), (4H, H), (4H,), (4H,); gates in the order i, f, g, o; biases None without bias.
+        Those of variants are named and shaped as in `LSTM`, without "_l0"; None without the option.
 
     Examples
     --------
@@ -106,14 +107,15 @@ class LSTMCell(Module):
         """Return a new cell made with the arguments that `config()` returned, quickly: its values are to be loaded."""
         return cls(**config, init="pytorch")
 
-    def __call__(self, x: ArrayLike, state: tuple[ArrayLike, ArrayLike] | None = None) -> State:
+    def __call__(self, x: ArrayLike, state: tuple[ArrayLike | None, ArrayLike | None] | None = None) -> State:
         """Return the new (h, c).
 
         Parameters
         ----------
         x : array_like of shape (batch, input_size) or (input_size,)
         state : (h, c), optional
-            States of shape (batch, hidden_size) or (hidden_size,); zeros by default.
+            States of shape (batch, P) and (batch, hidden_size), or without batch axis; P is hidden_size without
+            projection. Either may be None, which means zeros, or the learned ones.
 
         Returns
         -------
@@ -123,7 +125,9 @@ class LSTMCell(Module):
         _, (h, c) = self._lstm(*self._sequence(x, state))
         return h[0], c[0]
 
-    def forward(self, x: ArrayLike, state: tuple[ArrayLike, ArrayLike] | None = None) -> tuple[State, Tape]:
+    def forward(
+        self, x: ArrayLike, state: tuple[ArrayLike | None, ArrayLike | None] | None = None
+    ) -> tuple[State, Tape]:
         """Return the new (h, c) as a plain call does, and the tape for `backward`."""
         _, (h, c), tape = self._lstm.forward(*self._sequence(x, state))
         return (h[0], c[0]), tape
@@ -149,13 +153,13 @@ class LSTMCell(Module):
             Gradients with respect to the parameters.
         """
         if not isinstance(tape, Tape):
-            raise ValueError(f"tape is {tape!r}, but one that this cell's forward returned is expected")
+            raise ValueError(f"tape is {tape!r:.80}, but one that this cell's forward returned is expected")
         rows = (tape.B,) if tape.meta.batched else ()
         dstate = self._state(("dh", "dc"), (dh, dc), rows)
         dx, (dh_0, dc_0), grads = self._lstm.backward(tape, dstate=dstate)
         return dx[0], (dh_0[0], dc_0[0]), _cell_names(grads)
 
-    def _sequence(self, x: ArrayLike, state: tuple[ArrayLike, ArrayLike] | None) -> tuple[Any, Any]:
+    def _sequence(self, x: ArrayLike, state: tuple[ArrayLike | None, ArrayLike | None] | None) -> tuple[Any, Any]:
         """Arguments of a sequence of one step."""
         x = as_real_array("x", x, self.dtype)
         if x.ndim not in (1, 2):
@@ -164,9 +168,7 @@ class LSTMCell(Module):
             )
         if state is None:
             return x[None], None
-        if not isinstance(state, (tuple, list)) or len(state) != 2:
-            raise TypeError(f"state is a {type(state).__name__}, but a pair (h, c) is expected")
-        return x[None], self._state(("h", "c"), state, x.shape[:-1])
+        return x[None], self._state(("h", "c"), as_pair("state", state, ("h", "c")), x.shape[:-1])
 
     def _state(self, names: tuple[str, str], pair: Any, rows: tuple[int, ...]) -> tuple[Any, Any]:
         """A pair of (batch, hidden_size) arrays as those of a layer; None stays."""

@@ -80,8 +80,8 @@ class CharacterModel:
     vocabulary : Vocabulary
         V characters.
     network : Sequential
-        Embedding(V, E), LSTM(E, H) and Linear(H, V), from numbers of characters, (time, batch), to logits,
-        (time, batch, V).
+        Embedding(V, E), LSTM(E, H), any variant, and Linear(H or proj_size, V), from numbers of characters,
+        (time, batch), to logits, (time, batch, V).
 
     Raises
     ------
@@ -108,7 +108,7 @@ class CharacterModel:
         sizes = {
             "num_embeddings": (self.embedding.num_embeddings, len(vocabulary)),
             "input_size": (self.lstm.input_size, self.embedding.embedding_dim),
-            "in_features": (self.linear.in_features, self.lstm.hidden_size),
+            "in_features": (self.linear.in_features, self.lstm.proj_size or self.lstm.hidden_size),
             "out_features": (self.linear.out_features, len(vocabulary)),
             "bidirectional": (self.lstm.bidirectional, False),
             "batch_first": (self.lstm.batch_first, False),

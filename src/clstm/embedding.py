@@ -100,6 +100,8 @@ class Embedding(Module):
             Gradient with respect to the table: for each row the sum of `dy` where it was looked up, summed in
             float64.
         """
+        if not isinstance(tape, np.ndarray):
+            raise ValueError(f"tape is {tape!r:.80}, but one that this layer's forward returned is expected")
         dy = as_real_array("dy", dy, self.dtype)
         expected = (*tape.shape, self.embedding_dim)
         if dy.shape != expected:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
 from .lstm import LSTM
@@ -13,8 +15,10 @@ def lstm_gradient_reach(lstm: LSTM, x: np.ndarray, dh: np.ndarray) -> np.ndarray
     Parameters
     ----------
     lstm : LSTM
+        It stays as it is, the counter of its dropout masks included. Dropout acts, as in training.
     x : ndarray of shape (time, batch, input_size)
-    dh : ndarray of shape (batch, hidden_size)
+        At least one step; time comes first, also for a layer with `batch_first`.
+    dh : ndarray of shape (batch, D * P)
         Gradient of a loss L with respect to the output of the last step T; that of all others is 0.
 
     Returns
@@ -22,11 +26,22 @@ def lstm_gradient_reach(lstm: LSTM, x: np.ndarray, dh: np.ndarray) -> np.ndarray
     ndarray of shape (time, batch)
         Euclidean norm of dL/dx_(T-t), for t = 0, 1, ...
 
+    Raises
+    ------
+    ValueError
+        If a shape is wrong.
+
     Examples
     --------
     See `docs/inspection.md`.
     """
+    lstm = copy.deepcopy(lstm)
+    lstm.batch_first = False
     y, _, tape = lstm.forward(x)
+    if not len(y):
+        raise ValueError("x has no steps, but at least one is expected")
+    if np.shape(dh) != y.shape[1:]:
+        raise ValueError(f"dh has shape {np.shape(dh)}, but {y.shape[1:]} is expected, that of the last output")
     dy = np.zeros_like(y)
     dy[-1] = dh
     dx = lstm.backward(tape, dy)[0]

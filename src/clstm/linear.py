@@ -126,6 +126,8 @@ class Linear(Module):
         grads : dict of str to ndarray
             Gradients with respect to the parameters.
         """
+        if not isinstance(tape, LinearTape):
+            raise ValueError(f"tape is {tape!r:.80}, but one that this layer's forward returned is expected")
         dy = self._checked("dy", dy, "out_features")
         if dy.shape[:-1] != tape.x.shape[:-1]:
             raise ValueError(f"dy has shape {dy.shape}, but x of the forward call had {tape.x.shape}")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _core
-from .arguments import as_flag, as_float_dtype, as_lengths, as_mask, as_probability, as_real_array, as_size
+from .arguments import as_flag, as_float_dtype, as_lengths, as_mask, as_pair, as_probability, as_real_array, as_size
 from .checkpoint import CheckpointTape, segment_steps
 from .initialization import INITIALIZERS
 from .layout import Layout
@@ -423,7 +423,7 @@ class LSTM(Module):
             axis. An array of the layer's dtype with contiguous features is not copied. Time and batch may be 0.
         state : (h_0, c_0), optional
             Initial states of shape (num_layers * D, batch, P) and (num_layers * D, batch, hidden_size), or without
-            batch axis; P is hidden_size without projection. Either may be None, which means zeros.
+            batch axis; P is hidden_size without projection. Either may be None, which means zeros, or the learned ones.
         lengths : array_like of int, shape (batch,), optional
             Valid steps of each sequence, 0 to time, in any order; all by default. Beyond its length a sequence is not
             read and its output is 0; its final state is that at its own last step, or the initial one for length 0;
@@ -515,7 +515,7 @@ class LSTM(Module):
             dx, dstate, grads = self.backward(tape, pad_packed_sequence(dy, self.batch_first)[0], dstate)
             return pack_like(dx, dy, self.batch_first), dstate, grads
         if not isinstance(tape, (Tape, CheckpointTape)) or not tape.is_of(self._weights):
-            raise ValueError(f"tape is {tape!r}, but one that this layer's forward returned is expected")
+            raise ValueError(f"tape is {tape!r:.80}, but one that this layer's forward returned is expected")
         layout: Layout = tape.meta
         D = 1 + self.bidirectional
         if dy is not None:
@@ -715,8 +715,7 @@ class LSTM(Module):
         """Both states of a pair as contiguous (L*D, B, P or H); None stays."""
         if pair is None:
             return [None, None]
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise TypeError(f"{pair_name} is a {type(pair).__name__}, but a pair ({', '.join(names)}) is expected")
+        pair = as_pair(pair_name, pair, names)
         first = self.num_layers * (1 + self.bidirectional)
         states: list[Any] = []
         for name, value, features in zip(names, pair, (self._features, self.hidden_size), strict=True):

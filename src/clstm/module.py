@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .arguments import as_detached_array
 from .serialization import FilePath, read_safetensors, write_safetensors
 
 FORMAT = {"format": "clstm", "version": "1"}
@@ -266,7 +267,7 @@ def matching_arrays(
     """Return new arrays of `values` with exactly the names, shapes and dtypes of `expected`."""
     if not isinstance(values, Mapping):
         raise TypeError(f"{owner} is a {type(values).__name__}, but a mapping of names to arrays is expected")
-    arrays = {name: np.asarray(value) for name, value in values.items()}
+    arrays = {name: as_detached_array(f"{owner}: {name!r}", value) for name, value in values.items()}
     types = {name: array.dtype for name, array in arrays.items() if array.dtype.kind not in "iuf"}
     if types:
         wrong = ", ".join(f"{name!r} has dtype {dtype}" for name, dtype in types.items())

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arguments import as_lengths, as_size
+from .arguments import as_array, as_lengths, as_size, kind_of
 
 
 class PackedSequence(NamedTuple):
@@ -130,7 +130,7 @@ def pad_packed_sequence(
     time = longest if total_length is None else as_size("total_length", total_length)
     if time < longest:
         raise ValueError(f"total_length is {time}, but at least {longest} is expected, the longest length")
-    data = np.asarray(sequence.data)
+    data = as_array("data", sequence.data)
     padded = np.full((time, len(lengths), *data.shape[1:]), padding_value, data.dtype)
     padded[_valid(lengths, time)] = data
     if sequence.unsorted_indices is not None:
@@ -251,7 +251,7 @@ def _valid(lengths: np.ndarray, time: int) -> np.ndarray:
 
 
 def _time_major(name: str, value: ArrayLike, batch_first: bool) -> np.ndarray:
-    array = np.asarray(value)
+    array = as_array(name, value)
     if array.ndim < 2:
         axes = "batch, time" if batch_first else "time, batch"
         raise ValueError(f"{name} has shape {array.shape}, but ({axes}, ...) is expected")
@@ -259,7 +259,7 @@ def _time_major(name: str, value: ArrayLike, batch_first: bool) -> np.ndarray:
 
 
 def _as_sequences(sequences: Iterable[ArrayLike]) -> list[np.ndarray]:
-    arrays = [np.asarray(sequence) for sequence in sequences]
+    arrays = [as_array(f"sequence {row}", sequence) for row, sequence in enumerate(sequences)]
     if not arrays:
         raise ValueError("sequences is empty, but at least one sequence is expected")
     for row, array in enumerate(arrays):
@@ -272,17 +272,17 @@ def _as_sequences(sequences: Iterable[ArrayLike]) -> list[np.ndarray]:
 def _check(sequence: Any) -> np.ndarray:
     """The lengths of the sorted rows, if the parts of a packed sequence fit each other."""
     if not isinstance(sequence, PackedSequence):
-        kind = type(sequence)
-        raise TypeError(f"sequence is a {kind.__module__}.{kind.__qualname__}, but a clstm.PackedSequence is expected")
-    sizes = np.asarray(sequence.batch_sizes)
+        raise TypeError(f"sequence is a {kind_of(sequence)}, but a clstm.PackedSequence is expected")
+    sizes = as_array("batch_sizes", sequence.batch_sizes)
     if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or not sizes.size:
         raise ValueError(
             f"batch_sizes has shape {sizes.shape} and dtype {sizes.dtype}, but (time,) integers are expected"
         )
     if sizes[-1] < 1 or np.any(sizes[1:] > sizes[:-1]):
         raise ValueError(f"batch_sizes is {sizes.tolist()}, but numbers of at least 1 that never rise are expected")
-    if np.shape(sequence.data)[:1] != (sizes.sum(),):
-        raise ValueError(f"data has shape {np.shape(sequence.data)}, but batch_sizes makes {sizes.sum()} rows")
+    data = as_array("data", sequence.data)
+    if data.shape[:1] != (sizes.sum(),):
+        raise ValueError(f"data has shape {data.shape}, but batch_sizes makes {sizes.sum()} rows")
     rows = np.arange(sizes[0])
     order = _permutation("sorted_indices", sequence.sorted_indices, rows)
     inverse = _permutation("unsorted_indices", sequence.unsorted_indices, rows)
@@ -296,7 +296,7 @@ def _check(sequence: Any) -> np.ndarray:
 
 def _permutation(name: str, indices: Any, rows: np.ndarray) -> np.ndarray:
     """`indices`, if it is a permutation of `rows`; without any, those as they are."""
-    array = rows if indices is None else np.asarray(indices)
+    array = rows if indices is None else as_array(name, indices)
     if array.shape != rows.shape or array.dtype.kind not in "iu" or not np.array_equal(np.sort(array), rows):
         raise ValueError(f"{name} is {array.tolist()}, but a permutation of 0 to {rows[-1]} is expected")
     return array

@@ -1,16 +1,18 @@
-"""Pictures of what happens in an LSTM and in its training. They need matplotlib, imported when one is drawn.
+"""Pictures of what happens in an LSTM and in its training.
 
 Each function returns a `matplotlib.figure.Figure`; `figure.savefig("gates.png")` writes it, a notebook shows it. See
-`docs/inspection.md`.
+`docs/inspection.md`. matplotlib is imported when one is drawn, and an ImportError says how to install it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .arguments import as_size
 from .commands.extras import HINT
 
 if TYPE_CHECKING:
@@ -42,9 +44,14 @@ def losses(
 
     Raises
     ------
-    ImportError
-        If matplotlib is missing.
+    ValueError
+        If there are no steps, or another number of losses than of steps.
     """
+    if not len(training) or len(training) != len(characters):
+        raise ValueError(
+            f"training has {len(training)} losses, but one for each of the {len(characters)} steps of characters is "
+            "expected, and at least one"
+        )
     figure, axes = _figure(7.0, 4.2)
     millions = np.array(characters) / 1e6
     window = max(1, len(training) // 100)
@@ -90,25 +97,28 @@ def gates(
 
     Raises
     ------
-    ImportError
-        If matplotlib is missing.
-    KeyError
-        If the trace has no such layer and direction.
     ValueError
-        If there are no steps, or another number of labels than steps.
+        If the trace has no such layer and direction, no such row or no steps, if labels are not one for each step, or
+        units less than 1.
 
     Examples
     --------
     See `docs/inspection.md`.
     """
-    values = {kind: _row(trace[f"{kind}_{name}"], row) for kind in "ifgoc"}
-    steps = len(values["c"])
+    known = [key.removeprefix("c_") for key in trace if key.startswith("c_")]
+    if name not in known:
+        raise ValueError(f"name is {name!r}, but trace has {', '.join(known)}")
+    steps, rows = (*trace[f"c_{name}"].shape[:-1], 1)[:2]
+    row = as_size("row", row, least=0)
+    if row >= rows:
+        raise ValueError(f"row is {row}, but trace has {rows} rows")
     if not steps:
         raise ValueError("trace has no steps, but at least one is expected")
+    values = {kind: trace[f"{kind}_{name}"].reshape(steps, rows, -1)[:, row] for kind in "ifgoc"}
     if labels is not None and len(labels) != steps:
         raise ValueError(f"labels has {len(labels)} entries, but trace has {steps} steps")
     order = np.argsort(-values["f"].mean(axis=0), kind="stable")
-    chosen = order[np.linspace(0, len(order) - 1, min(units, len(order))).round().astype(int)]
+    chosen = order[np.linspace(0, len(order) - 1, min(as_size("units", units), len(order))).round().astype(int)]
     figure, panels = _figure(max(7.0, 0.15 * steps if labels is not None else 0), 10.0, 5)
     from matplotlib.colors import SymLogNorm
 
@@ -141,28 +151,24 @@ def gradient_flow(reach: Mapping[str, np.ndarray]) -> Figure:
 
     Parameters
     ----------
-    reach : mapping of str to ndarray of shape (time, samples)
+    reach : mapping of str to ndarray of shape (time, samples) or (time,)
         By the networks' names, the norm of the gradient t = 0, 1, ... steps back, as `lstm_gradient_reach` of
         `clstm.inspection` returns it. Drawn relative to t = 0: the geometric mean over the samples, and the range of
-        the middle 80 %.
+        the middle 80 %. Nothing is drawn where the gradient is 0.
 
     Returns
     -------
     matplotlib.figure.Figure
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is missing.
 
     Examples
     --------
     See `docs/inspection.md`.
     """
     figure, axes = _figure(7.0, 4.4)
-    for (name, norms), color in zip(reach.items(), COLORS, strict=False):
-        with np.errstate(divide="ignore"):
-            decades = np.log10(norms) - np.log10(norms[:1])
+    for (name, norms), color in zip(reach.items(), cycle(COLORS), strict=False):
+        norms = np.reshape(norms, (len(norms), -1))
+        norms = np.where(norms > 0, norms, np.nan)
+        decades = np.log10(norms) - np.log10(norms[:1])
         low, high = 10.0 ** np.quantile(decades, (0.1, 0.9), axis=1)
         axes.fill_between(range(len(norms)), low, high, color=color, alpha=0.15, lw=0)
         axes.plot(10.0 ** decades.mean(axis=1), color=color, lw=1.8, label=name)
@@ -172,11 +178,6 @@ def gradient_flow(reach: Mapping[str, np.ndarray]) -> Figure:
     axes.set_title("How far back the gradient of a loss at step T reaches")
     axes.legend(frameon=False, loc="lower left")
     return figure
-
-
-def _row(array: np.ndarray, row: int) -> np.ndarray:
-    """(time, hidden_size) of one sequence."""
-    return array if array.ndim == 2 else array[:, row]
 
 
 def _figure(width: float, height: float, rows: int = 1) -> tuple[Figure, Any]:

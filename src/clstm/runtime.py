@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,15 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        1 to 1024. The default is CLSTM_NUM_THREADS in the environment, else the processors that the process may use.
+        1 to 1024. The default is CLSTM_NUM_THREADS in the environment, else the processors that the process may use;
+        a value there that is no such number is ignored with a RuntimeWarning at import.
 
     Raises
     ------
     ValueError
         If n is out of range.
+    TypeError
+        If it is no integer.
 
     Notes
     -----
@@ -52,8 +58,8 @@ def cpu_info() -> dict[str, Any]:
     -------
     info : dict
         "isa": the instruction set in use, "portable", "avx2", "avx512" or "neon"; CLSTM_ISA in the environment forces
-        a lesser one. "reason": why that one. "available": all that can run here, best first. "num_threads": the limit
-        of threads.
+        a lesser one (a name that this machine does not run is ignored with a RuntimeWarning at import). "reason": why
+        that one. "available": all that can run here, best first. "num_threads": the limit of threads.
 
     Examples
     --------
@@ -85,3 +91,20 @@ def get_include() -> str:
     ['clstm.h', 'clstm_capi.h']
     """
     return str(Path(__file__).with_name("include"))
+
+
+def warn_of_environment() -> None:
+    """Name values in the environment that the C library ignores."""
+    threads, isa = (os.environ.get(name, "") for name in ("CLSTM_NUM_THREADS", "CLSTM_ISA"))
+    if threads and not (re.fullmatch(r"\s*\+?0*[1-9][0-9]{0,3}", threads) and int(threads) <= 1024):
+        _warn("CLSTM_NUM_THREADS", threads, "a number from 1 to 1024")
+    if isa and isa not in _core.isas():
+        _warn("CLSTM_ISA", isa, f"one of {', '.join(_core.isas())}")
+
+
+def _warn(name: str, value: str, expected: str) -> None:
+    warnings.warn(
+        f"{name} is {value!r} in the environment, but {expected} is expected: it is ignored",
+        RuntimeWarning,
+        stacklevel=4,
+    )

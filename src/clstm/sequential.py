@@ -157,6 +157,8 @@ class Sequential(Module):
         grads : dict of str to ndarray
             Gradients with respect to the parameters.
         """
+        if not isinstance(tape, SequentialTape) or len(tape.parts) != len(self):
+            raise ValueError(f"tape is {tape!r:.80}, but one that this model's forward returned is expected")
         dstates, new_dstates = self._states("dstate", dstate, reverse=True), []
         grads = []
         for i, part in reversed(list(enumerate(self))):

@@ -19,6 +19,8 @@ import safetensors.numpy
 from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 
+from .arguments import as_detached_array
+
 FilePath = str | bytes | os.PathLike[Any]
 
 
@@ -108,7 +110,7 @@ def _storable(name: str, value: ArrayLike) -> np.ndarray:
         raise TypeError(f"tensors has the name {name!r}, but a str is expected")
     if name == "__metadata__":
         raise ValueError("tensors has the name '__metadata__', which the format reserves")
-    array = np.asarray(value)
+    array = as_detached_array(f"tensor {name!r}", value)
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise TypeError(f"tensor {name!r} has dtype {array.dtype}, but real numbers of at most 64 bits are expected")
     return np.asarray(array, order="C")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from safetensors import SafetensorError, safe_open
 
+from .arguments import as_detached_array
 from .module import Shape
 from .serialization import FilePath
 
@@ -26,7 +27,8 @@ def read_arrays(source: Source, prefix: str) -> dict[str, np.ndarray]:
         raise TypeError(f"prefix is a {type(prefix).__name__}, but a str is expected")
     if isinstance(source, Mapping):
         names = _names(source, prefix, "state_dict")
-        return {name: _as_array(prefix + name, source[prefix + name]) for name in names}
+        arrays = {name: as_detached_array(repr(prefix + name), source[prefix + name]) for name in names}
+        return {name: _checked(prefix + name, array) for name, array in arrays.items()}
     if not isinstance(source, (str, bytes, os.PathLike)):
         raise TypeError(f"source is a {type(source).__name__}, but a mapping of names to arrays or a path is expected")
     path = os.fsdecode(source)
@@ -87,15 +89,6 @@ def _names(keys: Collection[str], prefix: str, owner: str) -> list[str]:
             + (f"the prefixes of its LSTMs are {', '.join(map(repr, known))}" if known else "no other prefix has one")
         )
     return names
-
-
-def _as_array(name: str, value: Any) -> np.ndarray:
-    detach = getattr(value, "detach", None)  # a parameter of PyTorch's refuses to be an array before
-    try:
-        array = np.asarray(value if detach is None else detach())
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name!r} cannot be an array: {error}") from error
-    return _checked(name, array)
 
 
 def _read_tensor(file: Any, name: str) -> np.ndarray:

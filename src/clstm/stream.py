@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _core
-from .arguments import as_real_array
+from .arguments import as_pair, as_real_array
 
 
 class Stream(_core.StreamState):
@@ -70,9 +70,8 @@ class Stream(_core.StreamState):
         shapes = [
             (self._config["num_layers"], self.batch_size, n) for n in (self._features, self._config["hidden_size"])
         ]
-        if not isinstance(value, (tuple, list)) or len(value) != 2:
-            raise TypeError(f"state is a {type(value).__name__}, but a pair (h, c) is expected")
-        arrays = [as_real_array(name, array) for name, array in zip("hc", value, strict=True)]
+        pair = as_pair("state", value, ("h", "c"))
+        arrays = [as_real_array(name, array) for name, array in zip("hc", pair, strict=True)]
         for name, array, shape in zip("hc", arrays, shapes, strict=True):
             if array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}, but {shape} is expected")

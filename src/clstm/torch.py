@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from . import _core
+from .arguments import kind_of
 from .lstm import LSTM as NumpyLSTM
 
 __all__ = ["LSTM"]
@@ -127,7 +128,8 @@ class LSTM(torch.nn.LSTM):
 
     def _check(self, x: Tensor, hx: State | None, weight: Tensor) -> None:
         """Raise if a shape, dtype or device is wrong, or somebody wants to see inside."""
-        if torch.jit.is_tracing():  # type: ignore[attr-defined]  # else the results would become constants
+        # Else the results would become constants, or the tensors have no numbers.
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # type: ignore[attr-defined]
             raise RuntimeError("clstm.torch.LSTM cannot be traced; put torch.nn.LSTM in its place to export a model")
         if hx is None:
             self.check_input(x, None)
@@ -275,7 +277,7 @@ class _Once(torch.autograd.Function):
 def config_and_weights(module: torch.nn.LSTM) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the arguments of the `clstm.LSTM` that equals a `torch.nn.LSTM`, and the weights."""
     if not isinstance(module, torch.nn.LSTM):
-        raise TypeError(f"module is a {type(module).__name__}, but a torch.nn.LSTM is expected")
+        raise TypeError(f"module is a {kind_of(module)}, but a torch.nn.LSTM is expected")
     weights = {name: getattr(module, name).detach().cpu() for names in module._all_weights for name in names}
     dtype = weights["weight_ih_l0"].dtype
     if dtype not in DTYPES:
@@ -300,8 +302,8 @@ def _config(module: torch.nn.LSTM, dtype: torch.dtype) -> dict[str, Any]:
 def make_module(lstm: NumpyLSTM) -> torch.nn.LSTM:
     """Return a `torch.nn.LSTM` that equals a `clstm.LSTM`. The state of torch's random numbers stays."""
     config = lstm.config()
-    for name in config.keys() - {*torch.nn.LSTM.__constants__, "dtype"}:
-        raise ValueError(f"{name} is {config[name]!r}, which torch.nn.LSTM has not")
+    if own := [f"{name}={config[name]!r}" for name in config if name not in (*torch.nn.LSTM.__constants__, "dtype")]:
+        raise ValueError(f"the layer has {', '.join(own)}, but torch.nn.LSTM has no such options")
     module = torch.nn.LSTM(**{**config, "dtype": getattr(torch, config["dtype"]), "device": "meta"})
     module.to_empty(device="cpu")
     module.load_state_dict({name: torch.from_numpy(array) for name, array in lstm.state_dict().items()})

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arguments import as_lengths, as_size
+from .arguments import as_array, as_lengths, as_size
 from .embedding import Embedding
 from .lstm import LSTM
 from .module import Module
@@ -93,8 +93,11 @@ def truncated_bptt(
         raise TypeError(f"model is a {type(model).__name__}, but an LSTM or a Sequential is expected")
     if isinstance(model, Sequential) and lengths is not None:
         raise TypeError("lengths is given, but a Sequential takes none")
-    array = np.asarray(x)
-    axis = _time_axis(list(_parts(model)), array.ndim)
+    parts = list(_parts(model))
+    if not parts:
+        raise ValueError("model has no parts, but at least one is expected")
+    array = as_array("x", x)
+    axis = _time_axis(parts, array.ndim)
     if array.ndim <= axis:
         raise ValueError(f"x has shape {array.shape}, but a time axis is expected")
     T = array.shape[axis]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arguments import as_flag, as_probability, as_size
+from .arguments import as_flag, as_probability, as_size, at_least_normal
 
 # Names of the functions in the order of clstm_activation_kind, from 1 on, and what they take: alpha, or alpha and beta.
 ACTIVATIONS: dict[str, tuple[float, ...]] = {
@@ -32,9 +32,6 @@ _NO_FORGET_GATE = 3
 _PROBABILITIES = ("recurrent_dropout", "variational_dropout_x", "variational_dropout_h", "zoneout_c", "zoneout_h")
 
 Activation = str | tuple[Any, ...]
-
-
-_LEAST = float(np.finfo(np.float32).tiny)
 
 
 class Variant(NamedTuple):
@@ -145,10 +142,8 @@ class Variant(NamedTuple):
 
 
 def _as_proj_size(value: Any, hidden_size: int) -> int:
-    if not isinstance(value, bool) and isinstance(value, (int, np.integer)) and value == 0:
-        return 0
-    size = as_size("proj_size", value)
-    if size >= hidden_size:
+    size = as_size("proj_size", value, least=0)
+    if size and size >= hidden_size:
         raise ValueError(f"proj_size is {size}, but less than hidden_size {hidden_size} is expected")
     return size
 
@@ -175,9 +170,7 @@ def _as_positive(name: str, value: Any, alternative: str = "") -> float:
     number = _as_number(name, value)
     if number <= 0:
         raise ValueError(f"{name} is {number}, but a number above 0{alternative} is expected")
-    if number < _LEAST:
-        raise ValueError(f"{name} is {number}, but at least {_LEAST} is expected: less counts as 0 in a step")
-    return number
+    return at_least_normal(name, number)
 
 
 def _as_activations(value: Any) -> dict[str, Activation] | None:
