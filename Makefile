@@ -15,7 +15,7 @@ CORE := $(patsubst src/clstm/core/%.c,$(OUT)/%.o,$(wildcard src/clstm/core/*.c))
 C_TESTS := $(patsubst tests/c/%.c,$(OUT)/%,$(filter-out $(SKIP),$(wildcard tests/c/test_*.c)))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test ctest asan tsan pyasan valgrind fuzz simde aarch64 golden wheels lib install cross abi lint format bench roof clean
+.PHONY: help build test ctest asan tsan pyasan freethreaded valgrind fuzz simde aarch64 golden wheels lib install cross abi lint format bench roof clean
 .SECONDARY:
 
 help: ## List the targets
@@ -47,6 +47,14 @@ pyasan: ## Python tests on an extension with AddressSanitizer and UndefinedBehav
 	CLSTM_SANITIZE=address,undefined $(PYTHON) setup.py -q build --build-lib $(PYASAN)/lib --build-temp $(PYASAN)/temp
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so)" \
 	    PYTHONPATH=$(PYASAN)/lib $(PYTHON) -m pytest $(PYASAN_TESTS:%=tests/%.py) -k "not grow_memory and not free"
+
+FREETHREADED := $(BUILD)/freethreaded
+FREETHREADED_TESTS := test_threads test_processes test_memory test_stream test_checkpoint test_dropout test_module test_embed
+
+freethreaded: ## The tests that threads may break, three times, on a Python without the GIL: PYTHON=python3.13t
+	$(PYTHON) -c "import sysconfig; assert sysconfig.get_config_var('Py_GIL_DISABLED'), 'this Python has a GIL'"
+	$(PYTHON) setup.py -q build --build-lib $(FREETHREADED)/lib --build-temp $(FREETHREADED)/temp
+	for turn in 1 2 3; do PYTHONPATH=$(FREETHREADED)/lib $(PYTHON) -X faulthandler -m pytest -q $(FREETHREADED_TESTS:%=tests/%.py) || exit 1; done
 
 valgrind: ## The C tests under valgrind, without those that wait for threads or watch system calls
 	@$(MAKE) ctest VARIANT=valgrind OPTIMIZE="-O1 -DCHECK_EMULATOR" \
