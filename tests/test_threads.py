@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -150,6 +151,39 @@ def test_one_stream_in_many_threads_breaks_nothing(variant):
     assert_same_bytes(stream.step(x), lstm(x[None])[0][0])
 
 
+def test_short_calls_in_many_threads_keep_their_memory_apart():
+    """Calls so short that threads take and give back the memory kept for calls at the same moment."""
+    lstm = clstm.LSTM(8, 24, 2, init="pytorch", seed=0)
+    batches = [np.full((6, 2, 8), 0.1 * i, np.float32) for i in range(8)]
+    expected = [lstm.forward(x)[0].tobytes() for x in batches]
+
+    def work(i):
+        for _ in range(2000):
+            assert lstm.forward(batches[i])[0].tobytes() == expected[i]
+            assert lstm(batches[i])[0].tobytes() == expected[i]
+
+    in_threads(8, work)
+
+
+def test_views_of_weights_are_counted_right_by_many_threads():
+    """Packs are kept while there is no view: one that is lost or counted twice shows in whether they are."""
+    lstm, x = clstm.LSTM(2, 3, seed=0), np.ones((1, 2), np.float32)
+    view = lstm.bias_ih_l0
+    exporter = view.base.obj
+
+    def work(i):
+        for _ in range(20_000):
+            memoryview(exporter).release()
+
+    def pack():
+        return lstm.forward(x)[2].pack
+
+    in_threads(4, work)
+    assert pack() is not pack()
+    del view
+    assert pack() is pack()
+
+
 def test_training_calls_in_many_threads_draw_masks_of_their_own():
     """As many masks as one thread would draw, and the same ones."""
     x = np.ones((1, 40), np.float32)
@@ -165,7 +199,7 @@ def test_training_calls_in_many_threads_draw_masks_of_their_own():
         found = in_threads(8, lambda i: [drawn(many) for _ in range(40)])
     finally:
         sys.setswitchinterval(interval)
-    assert sorted(sum(found, [])) == sorted(expected)
+    assert sorted(itertools.chain(*found)) == sorted(expected)
     assert many.dropout_counter == one.dropout_counter == 8 * 40
 
 
