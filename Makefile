@@ -15,7 +15,7 @@ CORE := $(patsubst src/clstm/core/%.c,$(OUT)/%.o,$(wildcard src/clstm/core/*.c))
 C_TESTS := $(patsubst tests/c/%.c,$(OUT)/%,$(filter-out $(SKIP),$(wildcard tests/c/test_*.c)))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test ctest asan tsan pyasan freethreaded valgrind fuzz simde aarch64 golden wheels lib install cross abi lint format bench roof clean
+.PHONY: help build test ctest asan tsan pyasan freethreaded valgrind fuzz pyfuzz simde aarch64 golden wheels lib install cross abi lint format bench roof clean
 .SECONDARY:
 
 help: ## List the targets
@@ -76,6 +76,16 @@ fuzz-%: $(patsubst src/clstm/core/%.c,$(BUILD)/lib/%.o,$(wildcard src/clstm/core
 	    -Isrc/clstm/core -Iexamples tests/fuzz/fuzz_$*.c $(FUZZED) $^ -lm -o $(BUILD)/fuzz/$*.run
 	$(BUILD)/fuzz/$*.run -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -artifact_prefix=$(BUILD)/fuzz/ -verbosity=0 \
 	    -print_final_stats=1 $(BUILD)/fuzz/$* tests/fuzz/corpus/$*
+
+# pip install atheris; new inputs are kept in build/fuzz. tests/fuzz/seeds.py made those that it starts from.
+READERS := safetensors config onnx keras keras_config nam rtneural arguments
+
+pyfuzz: $(READERS:%=pyfuzz-%) ## Look for files and arguments that break the Python readers: FUZZ_SECONDS each, with Atheris
+
+pyfuzz-%:
+	@mkdir -p $(BUILD)/fuzz/python/$*
+	$(PYTHON) tests/fuzz/readers.py $* -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -verbosity=0 -print_final_stats=1 \
+	    -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/python/$* tests/fuzz/corpus/$*
 
 simde: ## The C tests with AVX-512 translated to AVX2 by SIMDe, for machines without it
 	@$(MAKE) ctest VARIANT=simde OPTIMIZE="-O2 -DCLSTM_TEST_EMULATED_AVX512"
