@@ -9,6 +9,7 @@ import os
 import resource
 import sys
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -24,6 +25,7 @@ with atheris.instrument_imports(include=["clstm"], exclude=["clstm._core"]):
     import clstm.interop.rtneural
 
 MOST_MEMORY = 1 << 30
+MOST_SECONDS = 5  # of work: a busy machine may let any input wait
 MOST_PARAMETERS = 10**6
 FILE = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None), "input")
 KERAS_WEIGHTS = Path(__file__).parent.joinpath("corpus", "keras", "positions.h5").read_bytes()
@@ -164,11 +166,17 @@ TARGETS = {f.__name__: f for f in (safetensors, config, onnx, keras, keras_confi
 
 def main():
     target = TARGETS[sys.argv.pop(1)]
+
+    def watched(data):
+        start = time.process_time()
+        target(data)
+        assert time.process_time() - start < MOST_SECONDS
+
     target(b"")  # what is imported on first use takes its memory now
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MOST_MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    atheris.Setup([sys.argv[0], "-timeout=5", "-rss_limit_mb=2048", *sys.argv[1:]], target)
+    atheris.Setup([sys.argv[0], "-timeout=200", "-rss_limit_mb=2048", *sys.argv[1:]], watched)
     atheris.Fuzz()
 
 
