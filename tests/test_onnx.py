@@ -1,8 +1,10 @@
 """ONNX in and out: any LSTM node, whole graphs, damaged files. ONNX Runtime says what the numbers are."""
 
 import itertools
+import re
 import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -371,6 +373,7 @@ def test_lstms_inside_loops(tmp_path, rng, make, name):
 # ---- operators ----
 
 POSITIVE, MASK, ONES = np.array([0.5, 1, 2, 3], "f"), np.array([True, False, True, True]), np.ones(4, "f")
+ODD = np.array([1, np.nan, np.inf, -np.inf], "f")
 OPERATOR_CASES = [  # name, attributes, inputs: None for a random (2, 3, 4) in the first place, left out in others
     *("Relu Sigmoid Tanh Elu LeakyRelu HardSigmoid Softplus Softsign Softmax LogSoftmax Neg Abs Exp Floor".split()),
     *("Ceil Sin Cos Identity Dropout Shape Size Flatten Transpose GlobalAveragePool ReduceMin ReduceMax".split()),
@@ -405,38 +408,74 @@ OPERATOR_CASES = [  # name, attributes, inputs: None for a random (2, 3, 4) in t
     ("BatchNormalization", {}, None, *(np.array([1, 2, 3], "f"),) * 4),
     ("Conv", {"strides": [2], "pads": [1, 0], "group": 3}, None, np.ones((6, 1, 2), "f"), np.ones(6, "f")),
     ("Conv", {"kernel_shape": [2], "dilations": [2]}, None, np.ones((2, 3, 2), "f")),
+    *("Erf Sign Round Gelu Mish HardSwish Selu Celu ThresholdedRelu ReduceProd ReduceL1 ReduceL2 ArgMin".split()),
+    ("Gelu", {"approximate": "tanh"}), ("Celu", {"alpha": 0.3}), ("Selu", {"alpha": 0.3, "gamma": 2.0}),
+    ("ThresholdedRelu", {"alpha": 0.3}), "Clip", "ReduceSumSquare", ("ReduceL2", {"axes": [-1], "keepdims": 0}),
+    ("ReduceProd", {}, np.ones((2, 3), np.int32)), ("Round", {}, np.array([0.5, 1.5, -2.5, 0.3], "f")),
+    ("Xor", {}, MASK, np.array([True, True, False, False])),
+    ("IsNaN", {}, ODD), ("IsInf", {}, ODD), ("IsInf", {"detect_positive": 0}, ODD),
+    ("IsInf", {"detect_negative": 0}, ODD),
+    ("Mod", {}, np.array([-7, 7, 5]), np.array([3, -3, 3])), ("Mod", {"fmod": 1}, None, POSITIVE),
+    ("Einsum", {"equation": "bti, bsi -> bts"}, None, np.ones((2, 5, 4), "f")),
+    ("Einsum", {"equation": "bti->ibt"}, None),
+    ("CumSum", {}, None, np.array(1)), ("CumSum", {"reverse": 1, "exclusive": 1}, None, np.array(-1)),
+    ("TopK", {}, None, np.array([2])), ("TopK", {"axis": 1, "largest": 0}, None, np.array([3])),
+    ("TopK", {}, np.array([1, 3, 3, 2, 3]), np.array([4])),
+    ("TopK", {"largest": 0}, np.array([2, 1, 1, 3]), np.array([3])),
+    ("GatherElements", {"axis": 1}, None, np.array([[[2, -1], [0, 0]]])),
+    ("GatherND", {}, None, np.array([[0, 2], [1, -1]])), ("GatherND", {}, None, np.array([[[1]], [[0]]])),
+    ("ScatterElements", {"axis": 1}, np.zeros((2, 3), "f"), np.array([[2], [-3]]), np.array([[5], [6]], "f")),
+    ("ScatterElements", {"reduction": "add"}, np.ones(3, "f"), np.array([1, 1, 0]), np.array([2, 3, 4], "f")),
+    ("ScatterND", {}, np.zeros((3, 2), "f"), np.array([[2], [0]]), np.array([[1, 2], [3, 4]], "f")),
+    ("ScatterND", {"reduction": "mul"}, np.ones((3, 2), "f"), np.array([[2, 0], [2, 0]]), np.array([2, 3], "f")),
+    ("NonZero", {}, np.array([[1, 0, 2], [0, 0, 3]])),
+    ("MaxPool", {"kernel_shape": [3], "strides": [2], "pads": [1, 0]}),
+    ("MaxPool", {"kernel_shape": [2], "dilations": [2]}), ("AveragePool", {"kernel_shape": [2], "pads": [1, 1]}),
+    ("AveragePool", {"kernel_shape": [2], "pads": [0, 1], "strides": [2], "count_include_pad": 1}),
+    ("DequantizeLinear", {}, np.array([[3, -5], [127, 0]], np.int8), np.array(0.25, "f"), np.array(-3, np.int8)),
+    ("DequantizeLinear", {"axis": 0}, np.array([[3]] * 2, np.uint8), POSITIVE[:2], np.array([9, 0], np.uint8)),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", OPERATOR_CASES, ids=lambda case: case if isinstance(case, str) else case[0])
 def test_operator(tmp_path, rng, case):
     op, attributes, *arrays = (case, {}) if isinstance(case, str) else case
+    opset = 20 if op in ("Gelu", "Mish") else 17
     x = rng.standard_normal((2, 3, 4)).astype(np.float32)
     arrays = [x if array is None and i == 0 else array for i, array in enumerate(arrays or [None])]
     inputs = {f"x{i}": array for i, array in enumerate(arrays) if array is not None}
     infos = [value(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape) for name, array in inputs.items()]
     names = [f"x{i}" if array is not None else "" for i, array in enumerate(arrays)]
-    model = model_of([helper.make_node(op, names, ["y"], **attributes)], infos, [value("y", 0)], opset=17)
-    del model.graph.output[0]
-    model.graph.output.add(name="y")
+    outputs = ["y", "z"] if op == "TopK" else ["y"]
+    model = model_of([helper.make_node(op, names, outputs, **attributes)], infos, [], opset=opset)
+    for name in outputs:
+        model.graph.output.add(name=name)
     assert_close(clstm.from_onnx(written(tmp_path / "m", model))(inputs), runtime(model, inputs))
 
 
-@pytest.mark.parametrize("op", ["Squeeze", "Unsqueeze", "Split", "Slice", "Softmax"])
+@pytest.mark.parametrize("op", ["Squeeze", "Unsqueeze", "Split", "Slice", "Softmax", "TopK", "Clip", "Scatter"])
 def test_operators_before_their_attributes_became_inputs(tmp_path, rng, op):
     attributes = {
         "Squeeze": {"axes": [0]}, "Unsqueeze": {"axes": [0, 2]}, "Split": {"split": [1, 2], "axis": 1},
-        "Slice": {"starts": [1], "ends": [3], "axes": [2]}, "Softmax": {},
+        "Slice": {"starts": [1], "ends": [3], "axes": [2]}, "Softmax": {}, "TopK": {"k": 2}, "Clip": {"max": 0.5},
+        "Scatter": {"axis": 1},
     }[op]  # fmt: skip
     x = rng.standard_normal((1, 3, 4)).astype(np.float32)
-    outputs = ["y", "z"] if op == "Split" else ["y"]
-    node = helper.make_node(op, ["x"], outputs, **attributes)
-    model = model_of([node], [value("x", shape=x.shape)], outputs, opset=9)
+    outputs = ["y", "z"] if op in ("Split", "TopK") else ["y"]
+    inputs = ["x", "indices", "updates"] if op == "Scatter" else ["x"]
+    constants = {"indices": np.array([[[2, 0]]]), "updates": np.array([[[5, 6]]], "f")} if op == "Scatter" else {}
+    node = helper.make_node(op, inputs, outputs, **attributes)
+    infos = [value(name, INT64 if (op, name) == ("TopK", "z") else FLOAT) for name in outputs]
+    model = model_of([node], [value("x", shape=x.shape)], infos, constants, opset=9)
     assert_close(clstm.from_onnx(written(tmp_path / "m", model))(x), runtime(model, {"x": x}))
 
 
-def test_every_operator_is_tested():
-    assert {case if isinstance(case, str) else case[0] for case in OPERATOR_CASES} | {"Split"} == OPERATORS.keys()
+def test_every_operator_is_tested_and_documented():
+    tested = {case if isinstance(case, str) else case[0] for case in OPERATOR_CASES}
+    assert tested | {"Split", "Scatter"} == OPERATORS.keys()
+    page = (Path(__file__).parents[1] / "docs/onnx.md").read_text()
+    listed = set(re.findall(r"\w+", page.split("### Other operators")[1].split("##")[0]))
+    assert listed >= OPERATORS.keys() | {"Constant", "If", "Loop", "Scan"}
 
 
 # ---- what is refused ----

@@ -158,8 +158,8 @@ def as_numbers(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarr
 
 
 def reverse_time(x: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
-    """Each row of x (T, B, F) from its own last step to its first; what lies beyond its length stays."""
+    """Each row of x (T, B, ...) from its own last step to its first; what lies beyond its length stays."""
     if lengths is None:
         return x[::-1]
     t = np.arange(len(x))[:, None]
-    return np.take_along_axis(x, np.where(t < lengths, lengths - 1 - t, t)[:, :, None], axis=0)
+    return x[np.where(t < lengths, lengths - 1 - t, t), np.arange(x.shape[1])]

@@ -15,7 +15,8 @@ from ..serialization import FilePath
 from .building import reading
 from .onnx_file import Graph, Node, read_onnx
 from .onnx_lstm import direction_of, inputs_of, lstms_of, run_lstm
-from .onnx_operators import DTYPES, OPERATORS
+from .onnx_operators import OPERATORS
+from .onnx_registry import DTYPES
 
 Values = dict[str, np.ndarray]
 
@@ -88,7 +89,8 @@ class OnnxModel:
         if inputs.keys() != set(self.inputs):
             raise ValueError(f"inputs has {', '.join(inputs)}, but {', '.join(self.inputs)} are expected")
         values = {name: _as_input(name, value, self._graph.types[name]) for name, value in inputs.items()}
-        return dict(zip(self.outputs, self._run(self._graph, values), strict=True))
+        with np.errstate(all="ignore"):  # infinities and NaN are values like others
+            return dict(zip(self.outputs, self._run(self._graph, values), strict=True))
 
     def __repr__(self) -> str:
         return f"OnnxModel(inputs={self.inputs}, outputs={self.outputs}, lstms={list(self.lstms)})"

@@ -1,0 +1,49 @@
+"""The table of operators: a function of the node and its inputs for each name (https://onnx.ai/onnx/operators/).
+
+Inputs are arrays, None where an optional one is left out; the function returns the output, or a tuple of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .onnx_file import Node
+
+Inputs = list[Any]
+Operator = Callable[[Node, Inputs], Any]
+OPERATORS: dict[str, Operator] = {}
+
+LARGEST = 2**28  # elements that an output may have whose size the model chooses freely
+
+# ONNX's numbers of types (TensorProto.DataType) that numpy has.
+DTYPES = {
+    1: np.float32, 2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16, 6: np.int32, 7: np.int64, 9: np.bool_,
+    10: np.float16, 11: np.float64, 12: np.uint32, 13: np.uint64,
+}  # fmt: skip
+
+
+def operator(*names: str) -> Callable[[Operator], Operator]:
+    """Register a function under the names of operators."""
+
+    def register(function: Operator) -> Operator:
+        OPERATORS.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+def limited(shape: Any) -> tuple[int, ...]:
+    """`shape`, if an array of it is not too large."""
+    sizes = tuple(int(size) for size in shape)
+    if math.prod(sizes) > LARGEST:
+        raise ValueError(f"a result of shape {sizes} is asked for, but at most {LARGEST} elements are allowed")
+    return sizes
+
+
+def broadcast(*arrays: np.ndarray) -> tuple[int, ...]:
+    """The common shape of arrays, if it is not too large."""
+    return limited(np.broadcast_shapes(*(array.shape for array in arrays)))
