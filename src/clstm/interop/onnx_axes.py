@@ -9,7 +9,7 @@ import numpy as np
 
 from .building import reverse_time
 from .onnx_file import Node
-from .onnx_registry import Inputs, limited, operator
+from .onnx_registry import Inputs, broadcast, limited, operator
 from .onnx_shapes import axes_of
 
 
@@ -93,6 +93,7 @@ def _layer_normalization(node: Node, inputs: Inputs) -> Any:
     x, scale, bias = [*inputs, None][:3]
     axis = node.attributes.get("axis", -1)
     axes = tuple(range(axis % x.ndim, x.ndim))
+    broadcast(x, scale, *(() if bias is None else (bias,)))
     z = x - _mean(x, axes, True)
     y = z / np.sqrt(_mean(z * z, axes, True) + node.attributes.get("epsilon", 1e-5)) * scale
     return y if bias is None else y + bias
@@ -102,6 +103,7 @@ def _layer_normalization(node: Node, inputs: Inputs) -> Any:
 def _batch_normalization(node: Node, inputs: Inputs) -> Any:
     x = inputs[0]
     scale, bias, mean, var = (array.reshape(-1, *[1] * (x.ndim - 2)) for array in inputs[1:])
+    broadcast(x, scale, bias, mean, var)
     return (x - mean) / np.sqrt(var + node.attributes.get("epsilon", 1e-5)) * scale + bias
 
 
@@ -133,6 +135,7 @@ def _conv(node: Node, inputs: Inputs) -> Any:
     n, group = x.ndim - 2, node.attributes.get("group", 1)
     _, windows = _windows(node, x, W.shape[2:], 0)
     limited([len(x), len(W), *windows.shape[2 : 2 + n]])
+    limited(windows.shape)  # tensordot makes a copy of them
     axes = [1, *range(2 + n, 2 + 2 * n)], [1, *range(2, 2 + n)]
     y: Any = np.concatenate(
         [

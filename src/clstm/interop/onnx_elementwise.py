@@ -27,7 +27,7 @@ def _reduce(function: Any, arrays: tuple[np.ndarray, ...]) -> Any:
 
 def _erf(x: np.ndarray) -> Any:
     """2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
-    return np.frompyfunc(math.erf, 1, 1)(x).astype(x.dtype)
+    return np.fromiter(map(math.erf, x.flat), x.dtype, x.size).reshape(x.shape)
 
 
 def _of_arrays(function: Callable[..., Any]) -> Operator:
@@ -108,8 +108,10 @@ def _gelu(node: Node, inputs: Inputs) -> Any:
 def _clip(node: Node, inputs: Inputs) -> Any:
     x, low, high = [*inputs, None, None][:3]
     low, high = node.attributes.get("min", low), node.attributes.get("max", high)
-    # np.clip wants at least one limit before numpy 2.1.
-    return x if low is None and high is None else np.clip(x, low, high).astype(x.dtype)
+    if low is None and high is None:  # np.clip wants one of them before numpy 2.1
+        return x
+    broadcast(*(np.asarray(array) for array in (x, low, high) if array is not None))
+    return np.clip(x, low, high).astype(x.dtype)
 
 
 @operator("Softmax", "LogSoftmax")
@@ -163,6 +165,7 @@ def _dequantize(node: Node, inputs: Inputs) -> Any:
     shape = [1] * x.ndim
     if scale.ndim:
         shape[node.attributes.get("axis", 1)] = len(scale)
+    broadcast(x, scale.reshape(shape))
     difference = x if zero is None else x.astype(np.int64) - zero.astype(np.int64).reshape(shape)
     return difference.astype(scale.dtype) * scale.reshape(shape)
 

@@ -14,6 +14,7 @@ import numpy as np
 from ..lstm import LSTM
 from .building import Direction, make_lstm, reorder_gates, reverse_time
 from .onnx_file import Node
+from .onnx_registry import limited
 
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
@@ -144,6 +145,7 @@ def run_lstm(node: Node, lstms: list[LSTM], inputs: dict[str, np.ndarray]) -> tu
         raise ValueError(
             f"X of LSTM {node.name!r} has shape {x.shape}, but {lstms[0].input_size} features are expected"
         )
+    limited([*x.shape[:2], DIRECTIONS[direction_of(node)], lstms[0].hidden_size])
     h, c = inputs.get("initial_h"), inputs.get("initial_c")
     if batch_first:
         x = x.swapaxes(0, 1)

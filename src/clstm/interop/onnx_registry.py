@@ -17,7 +17,7 @@ Inputs = list[Any]
 Operator = Callable[[Node, Inputs], Any]
 OPERATORS: dict[str, Operator] = {}
 
-LARGEST = 2**28  # elements that an output may have whose size the model chooses freely
+LARGEST = 2**28  # elements that an output may have that can be larger than the inputs
 
 # ONNX's numbers of types (TensorProto.DataType) that numpy has.
 DTYPES = {

@@ -53,6 +53,7 @@ def _unsqueeze(node: Node, inputs: Inputs) -> Any:
 
 @operator("Concat")
 def _concat(node: Node, inputs: Inputs) -> Any:
+    limited([sum(x.size for x in inputs)])
     return np.concatenate(inputs, axis=node.attributes.get("axis", 1))
 
 
