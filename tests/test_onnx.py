@@ -14,7 +14,8 @@ from problems import assert_same_bytes, named, problems
 
 import clstm
 from clstm.interop.onnx_file import Node
-from clstm.interop.onnx_lstm import run_lstm
+from clstm.interop.onnx_lstm import ACTIVATIONS as ONNX_ACTIVATIONS
+from clstm.interop.onnx_lstm import SPELLING, run_lstm
 from clstm.interop.onnx_operators import OPERATORS
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
@@ -301,6 +302,100 @@ def test_directions_with_activations_of_their_own(tmp_path, rng):
     found = clstm.from_onnx(written(tmp_path / "m", model))
     assert found.directions == {"rnn": "forward", "rnn/reverse": "reverse"}
     assert_close(found(inputs), runtime(model, inputs))
+
+
+BOUNDED = ["Sigmoid", "Tanh", "HardSigmoid", "Softsign", "ScaledTanh"]  # of gates: with others, numbers grow too large
+
+
+def any_lstm(rng):
+    """An LSTM node with any attributes and inputs that the standard allows, and arrays for what it reads."""
+    direction = str(rng.choice(["forward", "reverse", "bidirectional"]))
+    D = 1 + (direction == "bidirectional")
+    floats = {
+        "B": (D, 8 * H), "sequence_lens": None, "initial_h": (D, B, H), "initial_c": (D, B, H), "P": (D, 3 * H)
+    }  # fmt: skip
+    arrays = {"X": rng.standard_normal((T, B, I)), "W": rng.standard_normal((D, 4 * H, I)) / 2}
+    arrays["R"] = rng.standard_normal((D, 4 * H, H)) / 2
+    for name, shape in floats.items():
+        if rng.random() < 0.5:
+            arrays[name] = rng.standard_normal(shape) if shape else rng.integers(0, T + 1, B).astype(np.int32)
+    names = [name if name in arrays else "" for name in ("X", "W", "R", *floats)]
+    while rng.random() < 0.7 and not names[-1]:
+        names.pop()
+    attributes = {"clip": rng.uniform(0.1, 2), "input_forget": int(rng.integers(2)), "layout": 0}
+    attributes = {key: number for key, number in attributes.items() if rng.random() < 0.5}
+    if rng.random() < 0.7:
+        chosen = [str(rng.choice(BOUNDED if i % 3 == 0 else list(SPELLING.values()))) for i in range(3 * D)]
+        needs = [ONNX_ACTIVATIONS[name.lower()][1] for name in chosen]
+        for key in ("alpha", "beta"):
+            if numbers := list(rng.uniform(0.2, 0.7, sum(key in need for need in needs))):
+                attributes[f"activation_{key}"] = numbers
+        attributes["activations"] = [name if rng.random() < 0.7 else name.upper() for name in chosen]
+    outputs = [name if rng.random() < 0.7 else "" for name in ("Y", "Y_h")] + ["Y_c"]
+    arrays = {name: array if array.dtype == np.int32 else array.astype("f") for name, array in arrays.items()}
+    return lstm_node(direction, names, outputs, **attributes), arrays
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_combination_of_attributes(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    node, arrays = any_lstm(rng)
+    constants = {name: array for name, array in arrays.items() if name in "WRBP" and rng.random() < 0.8}
+    inputs = {name: array for name, array in arrays.items() if name not in constants}
+    opset = int(rng.choice([14, 17, 21]))
+    model = model_of([node], infos_of(inputs), [name for name in node.output if name], constants, opset)
+    found, expected = clstm.from_onnx(written(tmp_path / "m", model))(inputs), runtime(model, inputs)
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-5 * (1 + np.abs(array).max()), err_msg=name)
+
+
+# ---- types of weights ----
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+def test_quantized_weights_are_read(tmp_path, rng, per_row):
+    """int8 with DequantizeLinear behind it, for all of an array or row by row."""
+    nodes, constants, exact = [], {}, weights(rng)
+    for name, array in exact.items():
+        scale = np.abs(array).max(axis=-1 if per_row and name != "B" else None).reshape(-1).astype("f") / 127
+        shape = (1, -1, 1) if per_row and name != "B" else ()
+        constants |= {f"{name}_q": np.rint(array / scale.reshape(shape)).astype(np.int8)}
+        constants |= {
+            f"{name}_s": scale.reshape(-1 if shape else ()),
+            f"{name}_z": np.zeros(scale.size if shape else (), np.int8),
+        }
+        nodes.append(helper.make_node("DequantizeLinear", [f"{name}_{key}" for key in "qsz"], [name], axis=1))
+    model = model_of([*nodes, lstm_node()], ["X"], ["Y"], constants)
+    found = clstm.from_onnx(written(tmp_path / "m", model))
+    np.testing.assert_allclose(found.lstms["rnn"].weight_hh_l0[:H], exact["R"][0, :H], atol=0.03)
+    x = rng.standard_normal((T, B, I)).astype(np.float32)
+    assert_close(found(x), runtime(model, {"X": x}))
+
+
+def test_weights_of_float16_are_computed_in_float32(tmp_path, rng):
+    arrays = {name: array.astype(np.float16) for name, array in weights(rng).items()}
+    x = rng.standard_normal((T, B, I)).astype(np.float16)
+    model = model_of([lstm_node()], [value("X", onnx.TensorProto.FLOAT16)], ["Y"], arrays)
+    found = clstm.from_onnx(written(tmp_path / "half", model))(x)["Y"]
+    same = plain_model_of({name: array.astype(np.float32) for name, array in arrays.items()})
+    expected = clstm.from_onnx(written(tmp_path / "m", same))(x)["Y"]
+    assert_same_bytes(found, expected.astype(np.float16))
+
+
+def test_weights_of_bfloat16_are_read_behind_a_cast_and_refused_by_name_without_one(tmp_path, rng):
+    arrays = {name: (array.view(np.uint32) >> 16 << 16).view("f") for name, array in weights(rng).items()}
+    nodes = [helper.make_node("Cast", [f"{name}_b"], [name], to=FLOAT) for name in arrays]
+    model = model_of([*nodes, lstm_node()], ["X"], ["Y"])
+    for name, array in arrays.items():
+        bits = (array.view(np.uint32) >> 16).astype(np.uint16)
+        raw = {"data_type": onnx.TensorProto.BFLOAT16, "dims": array.shape, "raw_data": bits.tobytes()}
+        model.graph.initializer.add(name=f"{name}_b", **raw)
+    x = rng.standard_normal((T, B, I)).astype(np.float32)
+    assert_close(clstm.from_onnx(written(tmp_path / "m", model))(x), runtime(plain_model_of(arrays), {"X": x}))
+    del model.graph.node[0]
+    model.graph.initializer[0].name = "W"
+    with pytest.raises(NotImplementedError, match="W of LSTM 'rnn' has the type bfloat16"):
+        clstm.from_onnx(written(tmp_path / "m", model))
 
 
 # ---- subgraphs ----
@@ -768,6 +863,8 @@ def test_written_variants_give_the_same_numbers(tmp_path, rng, options, bidirect
         ({"coupling": "input"}, "coupling 'input'"),
         ({"forget_gate": False}, "without a forget gate"),
         ({"activations": {"i": "relu"}}, "gates have different activations"),
+        ({"dtype": "float64", "activations": ["hard_sigmoid", "tanh", "tanh"]}, "alpha or beta 0.2 of float64"),
+        ({"dtype": "float64", "clip": 0.3}, "clip, alpha or beta 0.3"),
     ],
 )
 def test_what_onnx_has_not_is_named(tmp_path, options, message):
@@ -777,7 +874,9 @@ def test_what_onnx_has_not_is_named(tmp_path, options, message):
 
 
 def test_a_written_float64_lstm_checks_and_reads_back(tmp_path, rng):
-    lstm = clstm.LSTM(3, 4, 2, bidirectional=True, batch_first=True, dtype="float64", seed=0)
+    exact = ["sigmoid", ("scaled_tanh", 0.5, 1.25), "tanh"]  # in float32, as ONNX stores them
+    options = {"bidirectional": True, "batch_first": True, "activations": exact, "clip": 0.75}
+    lstm = clstm.LSTM(3, 4, 2, dtype="float64", seed=0, **options)
     clstm.to_onnx(lstm, tmp_path / "m")
     onnx.checker.check_model(onnx.load(tmp_path / "m"), full_check=True)
     x = rng.standard_normal((2, 5, 3))

@@ -208,6 +208,12 @@ def attributes_of(lstm: LSTM) -> dict[str, Any]:
         attributes["clip"] = config["clip"]
     if config.get("activations"):
         attributes |= _activation_attributes(config["activations"], 1 + lstm.bidirectional)
+    numbers = [number for key in ("activation_alpha", "activation_beta") for number in attributes.get(key, [])]
+    for number in [attributes.get("clip", 0.0), *numbers]:
+        if lstm.dtype == np.float64 and float(np.float32(number)) != number:
+            raise NotImplementedError(
+                f"clip, alpha or beta {number} of float64 cannot be written as ONNX, only float32"
+            )
     return attributes
 
 

@@ -18,9 +18,11 @@ from .onnx_operators import OPERATORS
 from .onnx_registry import DTYPES
 from .onnx_run import CONTROL, Run, Values, as_tuple, constant_value
 
-# What exporters put between stored weights and an LSTM; results are no larger than what goes in.
+# What exporters put between stored weights and an LSTM; results are at most eight times as large as what goes in.
 MOST = 64  # times the size of the files: what is rearranged while loading
-_REARRANGING = {"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Concat", "Split"}
+_REARRANGING = {
+    "Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Concat", "Split", "DequantizeLinear"
+}  # fmt: skip
 
 
 class OnnxModel:
