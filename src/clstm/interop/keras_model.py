@@ -15,6 +15,7 @@ from .building import reading
 from .keras_file import KerasFile, layers_of, read_keras
 from .keras_layers import LAYERS, Layer
 from .keras_lstm import RecurrentLayer, Tensor, guess_layer, make_layer
+from .keras_operations import OPERATIONS, is_operation, make_operation
 
 RECURRENT = ("LSTM", "CuDNNLSTM", "Bidirectional")
 Reference = tuple[str, int, int]  # name of a layer, which of its calls, which of its outputs
@@ -27,7 +28,7 @@ class Call(NamedTuple):
     use: int  # which one, from 0
     inputs: list[Reference]
     state: list[Reference]  # initial state
-    mask: list[Reference]  # one, or none
+    mask: list[Reference] | None  # one, or none; None: that of the inputs, as the layer before made it
 
 
 class KerasModel:
@@ -41,7 +42,7 @@ class KerasModel:
     inputs : tuple of str
         Names of the input layers; empty for a Sequential model, which has one.
     unsupported : tuple of str
-        Layers that a call lacks, as "name (class)"; `lstms` can be used all the same.
+        Layers that a call lacks, as "name (class)" or "name (class: what of it)"; `lstms` can be used all the same.
 
     Examples
     --------
@@ -113,7 +114,11 @@ class KerasModel:
             name, kind, arrays = layer["config"]["name"], layer["class_name"], []
             arrays = file.weights.get(name, [])
             try:
-                if kind in RECURRENT:
+                if is_operation(layer) and kind in OPERATIONS:
+                    self._layers[name] = make_operation(layer)
+                elif is_operation(layer):
+                    unsupported.append(f"{name} ({kind})")
+                elif kind in RECURRENT:
                     self._recurrent[name] = make_layer(layer, arrays, file.version)
                 elif kind in LAYERS:
                     self._layers[name] = LAYERS[kind](layer, [_real(a) for a in arrays], file.version)
@@ -122,7 +127,9 @@ class KerasModel:
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"layer {name!r:.60} ({kind}): {error}") from error
             except NotImplementedError as error:
-                raise NotImplementedError(f"layer {name!r:.60} ({kind}): {error}") from error
+                if kind in RECURRENT:
+                    raise NotImplementedError(f"layer {name!r:.60} ({kind}): {error}") from error
+                unsupported.append(f"{name} ({kind}: {error})")
         self.unsupported = tuple(unsupported)
 
     def _read_graph(self, config: Mapping[str, Any]) -> None:
@@ -131,7 +138,7 @@ class KerasModel:
             previous: Reference = ("", 0, 0)
             for layer in layers:
                 name = layer["config"]["name"]
-                self._calls.append(Call(name, 0, [previous], [], []))
+                self._calls.append(Call(name, 0, [previous], [], None))
                 previous = (name, 0, 0)
             self._outputs = [previous]
             return
@@ -163,7 +170,9 @@ class KerasModel:
     def _run(self, values: dict[Reference, Tensor]) -> Any:
         waiting = [call for call in self._calls if call.inputs or (call.layer, call.use, 0) not in values]
         while waiting:
-            ready = [call for call in waiting if all(ref in values for ref in call.inputs + call.state + call.mask)]
+            ready = [
+                call for call in waiting if all(ref in values for ref in call.inputs + call.state + (call.mask or []))
+            ]
             if not ready:
                 raise ValueError(f"layer {waiting[0].layer!r:.60} reads what no layer makes")
             for call in ready:
@@ -180,8 +189,9 @@ class KerasModel:
 
     def _compute(self, call: Call, values: dict[Reference, Tensor]) -> list[Tensor]:
         inputs, state = [values[ref] for ref in call.inputs], [values[ref].array for ref in call.state]
-        if call.mask:
-            inputs = [tensor._replace(mask=values[call.mask[0]].array) for tensor in inputs]
+        if call.mask is not None:
+            mask = values[call.mask[0]].array if call.mask else None
+            inputs = [tensor._replace(mask=mask) for tensor in inputs]
         try:
             if call.layer in self._recurrent:
                 return self._recurrent[call.layer](inputs[0], state or None)
@@ -208,9 +218,9 @@ def _references(value: Any) -> list[Reference]:
     return [reference for item in value for reference in _references(item)]
 
 
-def _read_node(node: Any, recurrent: bool) -> tuple[list[Reference], list[Reference], list[Reference]]:
+def _read_node(node: Any, recurrent: bool) -> tuple[list[Reference], list[Reference], list[Reference] | None]:
     """Inputs, initial state and mask of one use of a layer."""
-    if isinstance(node, dict):
+    if isinstance(node, dict):  # Keras 3
         arguments, options = node.get("args") or [None], node.get("kwargs") or {}
     else:
         arguments = [node]
@@ -218,10 +228,10 @@ def _read_node(node: Any, recurrent: bool) -> tuple[list[Reference], list[Refere
     odd = [key for key, value in options.items() if key not in ("initial_state", "mask") and _references(value)]
     if odd:
         raise NotImplementedError(f"{', '.join(odd)} as an input of a layer is not supported")
-    inputs = _references(arguments[0])
-    state = _references(arguments[1:]) + _references(options.get("initial_state"))
-    mask = _references(options.get("mask"))
-    return (inputs[:1], inputs[1:] + state, mask) if recurrent else (inputs, state, mask)
+    inputs = _references(arguments)
+    state, mask = _references(options.get("initial_state")), _references(options.get("mask"))
+    written = mask if mask or isinstance(node, dict) else None
+    return (inputs[:1], inputs[1:] + state, written) if recurrent else (inputs, state, written)
 
 
 def from_keras(path: FilePath) -> KerasModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,11 +24,6 @@ def _reduce(function: Any, arrays: tuple[np.ndarray, ...]) -> Any:
     return result
 
 
-def _erf(x: np.ndarray) -> Any:
-    """2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
-    return np.fromiter(map(math.erf, x.flat), x.dtype, x.size).reshape(x.shape)
-
-
 def _of_arrays(function: Callable[..., Any]) -> Operator:
     """An operator without attributes, of arrays that are broadcast against each other."""
 
@@ -46,14 +40,14 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Equal": np.equal, "Less": np.less, "Greater": np.greater, "LessOrEqual": np.less_equal,
     "GreaterOrEqual": np.greater_equal, "And": np.logical_and, "Or": np.logical_or, "Xor": np.logical_xor,
     "Not": np.logical_not, "Where": np.where, "IsNaN": np.isnan,
-    "Neg": np.negative, "Abs": np.abs, "Sign": np.sign, "Sqrt": np.sqrt, "Exp": np.exp, "Log": np.log, "Erf": _erf,
+    "Neg": np.negative, "Abs": np.abs, "Sign": np.sign, "Sqrt": np.sqrt, "Exp": np.exp, "Log": np.log,
+    "Erf": elementwise.erf,
     "Sin": np.sin, "Cos": np.cos, "Floor": np.floor, "Ceil": np.ceil, "Round": np.rint, "Reciprocal": np.reciprocal,
     "Sum": lambda *arrays: sum(arrays[1:], arrays[0]),
     "Max": lambda *arrays: _reduce(np.maximum, arrays), "Min": lambda *arrays: _reduce(np.minimum, arrays),
     "Identity": lambda x: x, "Relu": elementwise.relu,
     "Softplus": elementwise.softplus, "Softsign": elementwise.softsign,
-    "HardSwish": lambda x: x * elementwise.hard_sigmoid(x, 1 / 6, 0.5),
-    "Mish": lambda x: x * np.tanh(elementwise.softplus(x)),
+    "HardSwish": elementwise.hard_silu, "Mish": elementwise.mish,
     "PRelu": lambda x, slope: np.where(x > 0, x, slope * x),
 }  # fmt: skip
 OPERATORS.update({name: _of_arrays(function) for name, function in _FUNCTIONS.items()})
@@ -69,23 +63,13 @@ def _squash(node: Node, inputs: Inputs) -> Any:
     return function(x if x.dtype.itemsize > 2 else x.astype(np.float32)).astype(x.dtype, copy=False)
 
 
-def _celu(x: np.ndarray, alpha: float = 1.0) -> Any:
-    """x where it is positive, else alpha (exp(x / alpha) - 1) (Barron 2017)."""
-    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha))
-
-
-def _selu(x: np.ndarray, alpha: float = 1.6732632423543772, gamma: float = 1.0507009873554805) -> Any:
-    """gamma times x where it is positive, else gamma alpha (exp(x) - 1) (Klambauer et al. 2017)."""
-    return gamma * elementwise.elu(x, alpha)
-
-
 def _thresholded_relu(x: np.ndarray, alpha: float = 1.0) -> Any:
     return np.where(x > alpha, x, x.dtype.type(0))
 
 
 _WITH_ALPHA: dict[str, Callable[..., Any]] = {
     "Elu": elementwise.elu, "LeakyRelu": elementwise.leaky_relu, "HardSigmoid": elementwise.hard_sigmoid,
-    "Celu": _celu, "Selu": _selu, "ThresholdedRelu": _thresholded_relu,
+    "Celu": elementwise.celu, "Selu": elementwise.selu, "ThresholdedRelu": _thresholded_relu,
 }  # fmt: skip
 
 
@@ -97,11 +81,7 @@ def _with_alpha(node: Node, inputs: Inputs) -> Any:
 
 @operator("Gelu")
 def _gelu(node: Node, inputs: Inputs) -> Any:
-    """x times the normal distribution's function, or its usual approximation (Hendrycks & Gimpel 2016)."""
-    (x,) = inputs
-    if node.attributes.get("approximate", "none") == "tanh":
-        return 0.5 * x * (1 + elementwise.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
-    return 0.5 * x * (1 + _erf(x * math.sqrt(0.5)))
+    return elementwise.gelu(inputs[0], node.attributes.get("approximate", "none") == "tanh")
 
 
 @operator("Clip")
