@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..lstm import LSTM
-from ..serialization import FilePath
+from ..serialization import FilePath, read_file
 
 
 class Direction(NamedTuple):
@@ -131,6 +132,13 @@ def require(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(f"{module} is missing: pip install '.[{extra}]' from a clone of clstm brings it") from error
+
+
+def read_json(path: FilePath, *keys: str) -> Mapping[str, Any]:
+    """The JSON object in a file, which has `keys`."""
+    data = read_file(path)
+    with reading(path):
+        return as_mapping("the file", json.loads(data), *keys)
 
 
 def as_mapping(name: str, value: Any, *keys: str) -> Mapping[str, Any]:
