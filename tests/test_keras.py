@@ -7,6 +7,7 @@ import json
 import math
 import re
 import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -709,6 +710,53 @@ def test_an_archive_that_grows_without_measure_is_refused(tmp_path):
         archive.writestr("config.json", b" " * 10**7)
     with pytest.raises(ValueError, match="config.json grows"):
         clstm.from_keras(tmp_path / "m.keras")
+
+
+@pytest.mark.parametrize("how", ["lzma", "bzip2", "encrypted"])
+def test_an_archive_of_an_unusual_kind_is_refused(tmp_path, how):
+    kind = {"lzma": zipfile.ZIP_LZMA, "bzip2": zipfile.ZIP_BZIP2, "encrypted": zipfile.ZIP_STORED}[how]
+    with zipfile.ZipFile(tmp_path / "m.keras", "w", kind) as archive:
+        archive.writestr("config.json", "{}")
+    content = (tmp_path / "m.keras").read_bytes()
+    if how == "encrypted":  # by the flags of both of its headers
+        content = content.replace(b"PK\3\4\x14\0\0", b"PK\3\4\x14\0\1").replace(
+            b"PK\1\2\x14\3\x14\0\0", b"PK\1\2\x14\3\x14\0\1"
+        )
+    (tmp_path / "m.keras").write_bytes(content)
+    with pytest.raises(NotImplementedError, match="config.json is encrypted, or compressed in an unusual way"):
+        clstm.from_keras(tmp_path / "m.keras")
+
+
+def chained(kind, count, **config):
+    """Layers that each read the one before twice."""
+    layers = [({"class_name": "InputLayer", "config": {"name": "l0"}}, None)]
+    for i in range(count):
+        layer = {"class_name": kind, "config": {"name": f"l{i + 1}"} | config}
+        layers.append((layer, [[f"l{i}", 0, 0, {}], [f"l{i}", 0, 0, {}]]))
+    return functional(layers, [["l0", 0, 0]], [[f"l{count}", 0, 0]])
+
+
+BLOW_UPS = {
+    "one on another": chained("Concatenate", 40),
+    "side by side": chained("Add", 1000),
+    "repeated": sequential({"class_name": "RepeatVector", "config": {"name": "many", "n": 10**12}}),
+    "wide": sequential({"class_name": "Dense", "config": {"name": "wide", "use_bias": False}}),
+    "embedded": sequential({"class_name": "Embedding", "config": {"name": "wide"}}),
+}
+
+
+@pytest.mark.parametrize("kind", BLOW_UPS)
+def test_a_call_that_blows_up_is_refused(tmp_path, kind):
+    arrays = {"wide": [np.zeros((1, 10**6), "f")]}
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", BLOW_UPS[kind], arrays))
+    assert model.memory_limit == 2**32
+    model.memory_limit = 10**6
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="memory_limit"):
+        model(np.zeros((1000, 1)))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10**7
 
 
 def test_a_text_that_is_pointed_to_again_and_again_is_refused(tmp_path):

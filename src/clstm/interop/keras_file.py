@@ -60,6 +60,8 @@ def _member(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
     info = archive.getinfo(name)
     if info.file_size > 20 * size:
         raise ValueError(f"{name} grows from {size} to {info.file_size} bytes")
+    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotImplementedError(f"{name} is encrypted, or compressed in an unusual way")
     with archive.open(info) as file:
         return file.read(info.file_size)
 

@@ -12,6 +12,7 @@ import numpy as np
 from . import elementwise
 from .keras_activations import function_of
 from .keras_lstm import Tensor
+from .limits import broadcast, limited
 
 Description = Mapping[str, Any]  # class_name, config and more of one layer
 Arrays = list[np.ndarray]
@@ -31,6 +32,7 @@ def _dense(layer: Description, arrays: Arrays, version: int | None) -> Layer:
     function = function_of(config.get("activation"), version)
 
     def call(x: Tensor) -> Tensor:
+        limited([*x.array.shape[:-1], kernel.shape[1]])
         y = x.array.astype(kernel.dtype, copy=False) @ kernel
         return Tensor(function(y + bias[0] if bias else y), x.mask)
 
@@ -54,6 +56,7 @@ def _embedding(layer: Description, arrays: Arrays, version: int | None) -> Layer
         indices = x.array.astype(np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < len(table):
             raise ValueError(f"x has values from {indices.min()} to {indices.max()}, but input_dim is {len(table)}")
+        limited([*indices.shape, table.shape[1]])
         return Tensor(table[indices], indices != 0 if config.get("mask_zero") else None)
 
     return _of_one(call)
@@ -194,8 +197,13 @@ def _reshape(layer: Description, arrays: Arrays, version: int | None) -> Layer:
 
 
 def _repeat_vector(layer: Description, arrays: Arrays, version: int | None) -> Layer:
-    config = layer["config"]
-    return _of_one(lambda x: Tensor(np.repeat(x.array[:, None], int(config["n"]), axis=1)))
+    n = int(layer["config"]["n"])
+
+    def call(x: Tensor) -> Tensor:
+        limited([n, x.array.size])
+        return Tensor(np.repeat(x.array[:, None], n, axis=1))
+
+    return _of_one(call)
 
 
 def _concatenate(layer: Description, arrays: Arrays, version: int | None) -> Layer:
@@ -203,6 +211,7 @@ def _concatenate(layer: Description, arrays: Arrays, version: int | None) -> Lay
     axis = int(config.get("axis", -1))
 
     def call(tensors: list[Tensor]) -> Tensor:
+        limited([sum(x.array.size for x in tensors)])
         y = np.concatenate([x.array for x in tensors], axis)
         return Tensor(y, _common_mask(tensors, along_time=axis in (1, 1 - y.ndim)))
 
@@ -211,9 +220,16 @@ def _concatenate(layer: Description, arrays: Arrays, version: int | None) -> Lay
 
 def _merging(function: Callable[[Arrays], np.ndarray]) -> Callable[..., Layer]:
     """A layer that makes one array of several."""
-    return lambda layer, arrays, version: (
-        lambda tensors: Tensor(function([x.array for x in tensors]), _common_mask(tensors))
-    )
+
+    def make(layer: Description, arrays: Arrays, version: int | None) -> Layer:
+        def call(tensors: list[Tensor]) -> Tensor:
+            found = [x.array for x in tensors]
+            broadcast(*found)
+            return Tensor(function(found), _common_mask(tensors))
+
+        return call
+
+    return make
 
 
 def _common_mask(tensors: list[Tensor], along_time: bool = False) -> np.ndarray | None:

@@ -14,6 +14,7 @@ import numpy as np
 from ..lstm import LSTM
 from .building import Direction, as_mapping, make_lstm
 from .keras_activations import lstm_activation
+from .limits import limited
 
 State = list[np.ndarray]
 
@@ -62,6 +63,7 @@ class RecurrentLayer:
         array, mask = x
         if array.ndim != 3:
             raise ValueError(f"x has shape {array.shape}, but (batch, time, features) is expected")
+        limited([*array.shape[:2], 1 + self.lstm.bidirectional, self.lstm.hidden_size])
         if self._backwards:
             array, mask = array[:, ::-1], None if mask is None else mask[:, ::-1]
         y, states = self._run(array, mask, self._state if state is None else state)

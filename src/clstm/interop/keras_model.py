@@ -16,6 +16,7 @@ from .keras_file import KerasFile, layers_of, read_keras
 from .keras_layers import LAYERS, Layer
 from .keras_lstm import RecurrentLayer, Tensor, guess_layer, make_layer
 from .keras_operations import OPERATIONS, is_operation, make_operation
+from .limits import USUAL, within
 
 RECURRENT = ("LSTM", "CuDNNLSTM", "Bidirectional")
 Reference = tuple[str, int, int]  # name of a layer, which of its calls, which of its outputs
@@ -41,6 +42,9 @@ class KerasModel:
         what a call runs, so changing their weights changes the model.
     inputs : tuple of str
         Names of the input layers; empty for a Sequential model, which has one.
+    memory_limit : int
+        Bytes that the outputs of layers may take in a call, 2**32 unless you set it: a small file can ask for any
+        number.
     unsupported : tuple of str
         Layers that a call lacks, as "name (class)" or "name (class: what of it)"; `lstms` can be used all the same.
 
@@ -56,6 +60,7 @@ class KerasModel:
         self._outputs: list[Reference] = []
         self.inputs: tuple[str, ...] = ()
         self.unsupported: tuple[str, ...] = ()
+        self.memory_limit = USUAL
         self._dtype = next((a.dtype for arrays in file.weights.values() for a in arrays), np.dtype(np.float32))
         if self._dtype not in (np.float32, np.float64):
             self._dtype = np.dtype(np.float32)
@@ -84,7 +89,8 @@ class KerasModel:
         Raises
         ------
         ValueError
-            If an input is missing, or a shape does not fit. The states of stateful layers stay as they were.
+            If an input is missing, a shape does not fit, or the call goes beyond its limit. The states of stateful
+            layers stay as they were.
         NotImplementedError
             If the model has layers that are not supported; the message names them.
         """
@@ -92,7 +98,8 @@ class KerasModel:
             raise NotImplementedError(f"a call does not support {', '.join(self.unsupported)}")
         kept = {name: layer._state for name, layer in self._recurrent.items()}
         try:
-            return self._run(dict(self._named(inputs)))
+            with np.errstate(all="ignore"), within(self.memory_limit):  # infinities and NaN are values like others
+                return self._run(dict(self._named(inputs)))
         except BaseException:
             for name, state in kept.items():
                 self._recurrent[name]._state = state
@@ -169,6 +176,7 @@ class KerasModel:
 
     def _run(self, values: dict[Reference, Tensor]) -> Any:
         waiting = [call for call in self._calls if call.inputs or (call.layer, call.use, 0) not in values]
+        made = 0
         while waiting:
             ready = [
                 call for call in waiting if all(ref in values for ref in call.inputs + call.state + (call.mask or []))
@@ -178,6 +186,9 @@ class KerasModel:
             for call in ready:
                 for i, tensor in enumerate(self._compute(call, values)):
                     values[call.layer, call.use, i] = tensor
+                    made += tensor.array.nbytes
+                if made > self.memory_limit:
+                    raise ValueError(f"the call makes {made} bytes, but memory_limit is {self.memory_limit}")
             waiting = [call for call in waiting if call not in ready]
         if absent := [ref for ref in self._outputs if ref not in values]:
             raise ValueError(f"the model returns output {absent[0][2]} of layer {absent[0][0]!r:.60}, which has none")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .keras_lstm import Tensor
+from .limits import broadcast, limited
 
 _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "Add": np.add,
@@ -58,7 +59,7 @@ def make_operation(layer: Any) -> Callable[[list[Tensor]], Tensor]:
     if config.get("keepdims"):
         raise NotImplementedError("keepdims is not supported")
     if kind == "Concatenate":
-        return lambda tensors: Tensor(np.concatenate([x.array for x in tensors], config.get("axis", 0)))
+        return lambda tensors: Tensor(_concatenate([x.array for x in tensors], config.get("axis", 0)))
     if kind in _WITH_AXIS:
         return lambda tensors: Tensor(_WITH_AXIS[kind](tensors[0].array, config.get("axis")))
     if kind in _CONSTANT:
@@ -75,9 +76,15 @@ def make_operation(layer: Any) -> Callable[[list[Tensor]], Tensor]:
     def call(tensors: list[Tensor]) -> Tensor:
         rest = iter(tensors)
         values = [next(rest).array if _is_tensor(argument) else argument for argument in arguments]
+        broadcast(*(x.array for x in tensors))
         return Tensor(_ELEMENTWISE[kind](*values))
 
     return call
+
+
+def _concatenate(arrays: list[np.ndarray], axis: int) -> np.ndarray:
+    limited([sum(array.size for array in arrays)])
+    return np.concatenate(arrays, axis)
 
 
 def _is_tensor(argument: Any) -> bool:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from .building import reverse_time
+from .limits import broadcast, limited
 from .onnx_file import Node
-from .onnx_registry import Inputs, broadcast, limited, operator
+from .onnx_registry import Inputs, operator
 from .onnx_shapes import axes_of
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from . import elementwise
+from .limits import broadcast, limited
 from .onnx_file import Node
-from .onnx_registry import DTYPES, OPERATORS, Inputs, Operator, broadcast, limited, operator
+from .onnx_registry import DTYPES, OPERATORS, Inputs, Operator, operator
 
 
 def _divide(a: Any, b: Any) -> Any:

@@ -13,8 +13,8 @@ import numpy as np
 
 from ..lstm import LSTM
 from .building import Direction, make_lstm, reorder_gates, reverse_time
+from .limits import limited
 from .onnx_file import Node
-from .onnx_registry import limited
 
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}

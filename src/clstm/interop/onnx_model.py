@@ -12,6 +12,7 @@ from ..arguments import as_real_array
 from ..lstm import LSTM
 from ..serialization import FilePath
 from .building import reading
+from .limits import USUAL, within
 from .onnx_file import Graph, Node, read_onnx
 from .onnx_lstm import direction_of, inputs_of, lstms_of
 from .onnx_operators import OPERATORS
@@ -54,7 +55,7 @@ class OnnxModel:
     def __init__(self, graph: Graph, size: int) -> None:
         self._graph = graph
         self.inputs, self.outputs = graph.inputs, graph.outputs
-        self.memory_limit, self.step_limit = 2**32, 2**24
+        self.memory_limit, self.step_limit = USUAL, 2**24
         self.lstms: dict[str, LSTM] = {}
         self.directions: dict[str, str] = {}
         self._lstms_of: dict[int, list[LSTM]] = {}  # by id of the node
@@ -94,7 +95,7 @@ class OnnxModel:
         if inputs.keys() != set(self.inputs):
             raise ValueError(f"inputs has {', '.join(inputs)}, but {', '.join(self.inputs)} are expected")
         values = {name: _as_input(name, value, self._graph.types[name]) for name, value in inputs.items()}
-        with np.errstate(all="ignore"):  # infinities and NaN are values like others
+        with np.errstate(all="ignore"), within(self.memory_limit):  # infinities and NaN are values like others
             outputs = Run(self._lstms_of, self.memory_limit, self.step_limit).graph(self._graph, values)
         return dict(zip(self.outputs, outputs, strict=True))
 

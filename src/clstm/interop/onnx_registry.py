@@ -5,7 +5,6 @@ Inputs are arrays, None where an optional one is left out; the function returns 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +15,6 @@ from .onnx_file import Node
 Inputs = list[Any]
 Operator = Callable[[Node, Inputs], Any]
 OPERATORS: dict[str, Operator] = {}
-
-LARGEST = 2**28  # elements that an output may have that can be larger than the inputs
 
 # ONNX's numbers of types (TensorProto.DataType) that numpy has.
 DTYPES = {
@@ -34,16 +31,3 @@ def operator(*names: str) -> Callable[[Operator], Operator]:
         return function
 
     return register
-
-
-def limited(shape: Any) -> tuple[int, ...]:
-    """`shape`, if an array of it is not too large."""
-    sizes = tuple(int(size) for size in shape)
-    if math.prod(sizes) > LARGEST:
-        raise ValueError(f"a result of shape {sizes} is asked for, but at most {LARGEST} elements are allowed")
-    return sizes
-
-
-def broadcast(*arrays: np.ndarray) -> tuple[int, ...]:
-    """The common shape of arrays, if it is not too large."""
-    return limited(np.broadcast_shapes(*(array.shape for array in arrays)))

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from .limits import limited
 from .onnx_file import Node
-from .onnx_registry import Inputs, limited, operator
+from .onnx_registry import Inputs, operator
 
 
 def axes_of(node: Node, inputs: Inputs) -> list[int] | None:
