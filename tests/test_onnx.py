@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from problems import assert_same_bytes, named, problems
 
 import clstm
+from clstm.interop import elementwise
 from clstm.interop.onnx_file import Node
 from clstm.interop.onnx_lstm import ACTIVATIONS as ONNX_ACTIVATIONS
 from clstm.interop.onnx_lstm import SPELLING, run_lstm
@@ -507,6 +508,7 @@ OPERATOR_CASES = [  # name, attributes, inputs: None for a random (2, 3, 4) in t
     ("Conv", {"strides": [2], "pads": [1, 0], "group": 3}, None, np.ones((6, 1, 2), "f"), np.ones(6, "f")),
     ("Conv", {"kernel_shape": [2], "dilations": [2]}, None, np.ones((2, 3, 2), "f")),
     *("Erf Sign Round Gelu Mish HardSwish Selu Celu ThresholdedRelu ReduceProd ReduceL1 ReduceL2 ArgMin".split()),
+    ("Sigmoid", {}, np.array(0.3, "f")), ("Tanh", {}, np.array(0.3, "f")),
     ("Gelu", {"approximate": "tanh"}), ("Celu", {"alpha": 0.3}), ("Selu", {"alpha": 0.3, "gamma": 2.0}),
     ("ThresholdedRelu", {"alpha": 0.3}), "Clip", "ReduceSumSquare", ("ReduceL2", {"axes": [-1], "keepdims": 0}),
     ("ReduceProd", {}, np.ones((2, 3), np.int32)), ("Round", {}, np.array([0.5, 1.5, -2.5, 0.3], "f")),
@@ -687,6 +689,41 @@ def test_constants_that_blow_up_side_by_side_are_not_computed(tmp_path, rng):
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 200 * path.stat().st_size
+
+
+ODD_TYPES = {
+    "integers": np.arange(1000, dtype=np.int32),
+    "bytes": np.arange(1000, dtype=np.uint8),
+    "complex numbers": np.ones(1000, np.complex64),
+    "text": np.array(["text"] * 1000, object),
+}
+
+
+@pytest.mark.parametrize("op", ["Sigmoid", "Tanh"])
+@pytest.mark.parametrize("kind", [*ODD_TYPES, "nothing"])
+def test_what_is_no_floating_point_number_is_refused(tmp_path, op, kind):
+    """The C library would take the bytes for numbers, beyond the end of the array."""
+    nodes = [
+        helper.make_node(op, ["c"], ["y"], approximate="tanh") if op == "Gelu" else helper.make_node(op, ["c"], ["y"])
+    ]
+    if kind == "nothing":  # a Constant without its array
+        nodes.insert(0, helper.make_node("Constant", [], ["c"]))
+        nodes[0].attribute.add(name="value")
+    model = model_of(nodes, ["X"], ["y"], {} if kind == "nothing" else {"c": ODD_TYPES[kind]}, opset=20)
+    model = clstm.from_onnx(written(tmp_path / "m", model))
+    with pytest.raises(
+        (ValueError, NotImplementedError), match="floating-point numbers are expected|holds text|Constant"
+    ):
+        model(np.zeros(1))
+
+
+@pytest.mark.parametrize("dtype", ["<f2", ">f2", ">f4", ">f8", "<f4", "<f8"])
+def test_activations_of_any_floating_point_numbers(rng, dtype):
+    x = rng.standard_normal((3, 4)).astype(dtype)[:, ::2]
+    for function, exact in ((elementwise.tanh, np.tanh), (elementwise.sigmoid, lambda x: 1 / (1 + np.exp(-x)))):
+        y = function(x)
+        assert (y.shape, y.dtype) == (x.shape, x.dtype)
+        np.testing.assert_allclose(y, exact(x.astype(np.float64)), rtol=2 * np.finfo(dtype).eps)
 
 
 def doubling(op, **attributes):

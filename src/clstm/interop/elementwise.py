@@ -14,12 +14,20 @@ Function = Callable[[np.ndarray], np.ndarray]
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)), the LSTM's own."""
-    return _core.apply(1, np.ascontiguousarray(x))
+    return _apply(1, x)
 
 
 def tanh(x: np.ndarray) -> np.ndarray:
     """The LSTM's own tanh."""
-    return _core.apply(2, np.ascontiguousarray(x))
+    return _apply(2, x)
+
+
+def _apply(function: int, x: np.ndarray) -> np.ndarray:
+    """A function of the C library, which takes the bytes as they are. float16 is computed in float32."""
+    if x.dtype.kind != "f" or x.dtype.itemsize > 8:
+        raise TypeError(f"x has dtype {x.dtype}, but floating-point numbers are expected")
+    dtype = np.float64 if x.dtype.itemsize == 8 else np.float32
+    return _core.apply(function, np.asarray(x, dtype, order="C")).astype(x.dtype, copy=False)
 
 
 def relu(x: np.ndarray) -> np.ndarray:

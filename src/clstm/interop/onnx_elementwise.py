@@ -46,7 +46,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Sin": np.sin, "Cos": np.cos, "Floor": np.floor, "Ceil": np.ceil, "Round": np.rint, "Reciprocal": np.reciprocal,
     "Sum": lambda *arrays: sum(arrays[1:], arrays[0]),
     "Max": lambda *arrays: _reduce(np.maximum, arrays), "Min": lambda *arrays: _reduce(np.minimum, arrays),
-    "Identity": lambda x: x, "Relu": elementwise.relu,
+    "Identity": lambda x: x, "Sigmoid": elementwise.sigmoid, "Tanh": elementwise.tanh, "Relu": elementwise.relu,
     "Softplus": elementwise.softplus, "Softsign": elementwise.softsign,
     "HardSwish": elementwise.hard_silu, "Mish": elementwise.mish,
     "PRelu": lambda x, slope: np.where(x > 0, x, slope * x),
@@ -55,13 +55,6 @@ OPERATORS.update({name: _of_arrays(function) for name, function in _FUNCTIONS.it
 
 
 # ---- activations ----
-
-
-@operator("Sigmoid", "Tanh")
-def _squash(node: Node, inputs: Inputs) -> Any:
-    function = elementwise.sigmoid if node.op == "Sigmoid" else elementwise.tanh
-    (x,) = inputs
-    return function(x if x.dtype.itemsize > 2 else x.astype(np.float32)).astype(x.dtype, copy=False)
 
 
 def _thresholded_relu(x: np.ndarray, alpha: float = 1.0) -> Any:

@@ -147,6 +147,8 @@ def as_tuple(outputs: Any) -> tuple[np.ndarray, ...]:
 def _value(values: Values, name: str) -> np.ndarray:
     if name not in values:
         raise ValueError(f"{name!r} is read, but nothing made it")
+    if values[name].dtype.hasobject:
+        raise NotImplementedError(f"{name!r} holds text, which is not supported")
     return values[name]
 
 
@@ -155,6 +157,6 @@ def constant_value(node: Node) -> np.ndarray:
     types = {"value": None, "value_float": np.float32, "value_floats": np.float32, "value_int": np.int64,
              "value_ints": np.int64}  # fmt: skip
     for key, dtype in types.items():
-        if key in node.attributes:
+        if node.attributes.get(key) is not None:
             return np.asarray(node.attributes[key], dtype)
     raise NotImplementedError(f"Constant {node.name!r} holds {', '.join(node.attributes)}, which is not supported")
