@@ -425,6 +425,15 @@ def test_numbers_among_the_arguments_of_an_operation(tmp_path, rng, modules):
         model(x)
 
 
+def test_an_operation_with_a_tensor_too_few_is_refused(tmp_path):
+    odd = used("x") | {"args": [tensor("x"), {"class_name": "__keras_tensor__", "config": {"keras_history": []}}]}
+    layers = [({"class_name": "InputLayer", "config": {"name": "x"}}, None), (operation("Add", "sum"), odd)]
+    config = functional(layers, [["x", 0, 0]], [["sum", 0, 0]])
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", config, {}, "3.15.1"))
+    with pytest.raises(ValueError, match="layer 'sum' cannot be computed: there are 1 tensors"):
+        model(np.zeros((2, 3)))
+
+
 def mean_of_valid(x, mask):
     return np.stack([row[valid].mean(0) for row, valid in zip(x, mask, strict=True)])
 

@@ -207,7 +207,7 @@ class KerasModel:
             if call.layer in self._recurrent:
                 return self._recurrent[call.layer](inputs[0], state or None)
             return [self._layers[call.layer](inputs)]
-        except (ValueError, TypeError, IndexError) as error:
+        except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError) as error:
             raise ValueError(f"layer {call.layer!r:.60} cannot be computed: {error}") from error
 
 

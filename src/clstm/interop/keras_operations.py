@@ -74,6 +74,8 @@ def make_operation(layer: Any) -> Callable[[list[Tensor]], Tensor]:
             raise NotImplementedError(f"the argument {argument!r:.60} is not supported")
 
     def call(tensors: list[Tensor]) -> Tensor:
+        if len(tensors) != sum(map(_is_tensor, arguments)):
+            raise ValueError(f"there are {len(tensors)} tensors for the arguments {arguments!r:.60}")
         rest = iter(tensors)
         values = [next(rest).array if _is_tensor(argument) else argument for argument in arguments]
         broadcast(*(x.array for x in tensors))
