@@ -15,7 +15,7 @@ CORE := $(patsubst src/clstm/core/%.c,$(OUT)/%.o,$(wildcard src/clstm/core/*.c))
 C_TESTS := $(patsubst tests/c/%.c,$(OUT)/%,$(filter-out $(SKIP),$(wildcard tests/c/test_*.c)))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test ctest asan tsan pyasan valgrind fuzz simde aarch64 golden wheels lib install cross abi lint format bench roof clean
+.PHONY: help build test ctest asan tsan pyasan freethreaded valgrind fuzz pyfuzz simde aarch64 golden wheels lib install cross abi lint format bench roof clean
 .SECONDARY:
 
 help: ## List the targets
@@ -48,6 +48,14 @@ pyasan: ## Python tests on an extension with AddressSanitizer and UndefinedBehav
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so)" \
 	    PYTHONPATH=$(PYASAN)/lib $(PYTHON) -m pytest $(PYASAN_TESTS:%=tests/%.py) -k "not grow_memory and not free"
 
+FREETHREADED := $(BUILD)/freethreaded
+FREETHREADED_TESTS := test_threads test_processes test_memory test_stream test_checkpoint test_dropout test_module test_embed
+
+freethreaded: ## The tests that threads may break, three times, on a Python without the GIL: PYTHON=python3.13t
+	$(PYTHON) -c "import sysconfig; assert sysconfig.get_config_var('Py_GIL_DISABLED'), 'this Python has a GIL'"
+	$(PYTHON) setup.py -q build --build-lib $(FREETHREADED)/lib --build-temp $(FREETHREADED)/temp
+	for turn in 1 2 3; do PYTHONPATH=$(FREETHREADED)/lib $(PYTHON) -X faulthandler -m pytest -q $(FREETHREADED_TESTS:%=tests/%.py) || exit 1; done
+
 valgrind: ## The C tests under valgrind, without those that wait for threads or watch system calls
 	@$(MAKE) ctest VARIANT=valgrind OPTIMIZE="-O1 -DCHECK_EMULATOR" \
 	    SKIP="tests/c/test_threads.c tests/c/test_realtime.c tests/c/test_concurrent.c" \
@@ -68,6 +76,16 @@ fuzz-%: $(patsubst src/clstm/core/%.c,$(BUILD)/lib/%.o,$(wildcard src/clstm/core
 	    -Isrc/clstm/core -Iexamples tests/fuzz/fuzz_$*.c $(FUZZED) $^ -lm -o $(BUILD)/fuzz/$*.run
 	$(BUILD)/fuzz/$*.run -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -artifact_prefix=$(BUILD)/fuzz/ -verbosity=0 \
 	    -print_final_stats=1 $(BUILD)/fuzz/$* tests/fuzz/corpus/$*
+
+# pip install atheris; new inputs are kept in build/fuzz. tests/fuzz/seeds.py made those that it starts from.
+READERS := safetensors config onnx keras keras_config nam rtneural arguments
+
+pyfuzz: $(READERS:%=pyfuzz-%) ## Look for files and arguments that break the Python readers: FUZZ_SECONDS each, with Atheris
+
+pyfuzz-%:
+	@mkdir -p $(BUILD)/fuzz/python/$*
+	$(PYTHON) tests/fuzz/readers.py $* -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -verbosity=0 -print_final_stats=1 \
+	    -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/python/$* tests/fuzz/corpus/$*
 
 simde: ## The C tests with AVX-512 translated to AVX2 by SIMDe, for machines without it
 	@$(MAKE) ctest VARIANT=simde OPTIMIZE="-O2 -DCLSTM_TEST_EMULATED_AVX512"

@@ -255,6 +255,23 @@ def test_a_broken_state_dictionary_is_refused(tmp_path, arrays, error, message):
         clstm.from_rtneural(written(tmp_path / "m.json", arrays))
 
 
+READERS = [
+    clstm.from_nam, clstm.from_rtneural, clstm.from_keras, clstm.from_onnx, clstm.read_safetensors, clstm.LSTM.load,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("read", READERS, ids=lambda read: read.__qualname__)
+def test_a_number_is_no_path(tmp_path, read):
+    """`open` takes an integer for a file that is open already, and closes it."""
+    if read is clstm.from_onnx:
+        pytest.importorskip("onnx", reason="onnx is not installed")
+    with open(tmp_path / "m", "w+b") as file:
+        for path in (file.fileno(), True, 3.5, None):
+            with pytest.raises(TypeError, match=f"path is {path}, but a str, bytes or path-like object is expected"):
+                read(path)
+        file.write(b"still open")
+
+
 def test_random_damage_never_does_anything_else(tmp_path, rng):
     """Cut or flipped bytes: a model, or one of the errors that the documentation names."""
     contents = [

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,13 @@ def expected_rollout(lstm, x, steps):
         x = stream.step(x)
         y.append(x)
     return np.array(y)
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python is not a free-threaded one")
+@pytest.mark.parametrize("module", ["from_cython", "from_c"])
+def test_a_free_threaded_python_stays_so(built, module):
+    done = run(["-W", "error", "-c", f"import numpy, clstm, embed_pkg.{module}"], built)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("size", [1, 7, 33])

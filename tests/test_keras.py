@@ -4,13 +4,18 @@ The expected numbers come from a cell in numpy that follows Keras's own loop, st
 """
 
 import json
+import math
+import re
 import struct
+import tracemalloc
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import clstm
+from clstm.interop import keras_activations, keras_layers, keras_operations
 from clstm.interop.hdf5 import open_hdf5
 
 h5py = pytest.importorskip("h5py", reason="h5py, which writes the test files, is not installed")
@@ -250,14 +255,39 @@ FUNCTIONS = {
     "sigmoid": sigmoid, "tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), "linear": lambda x: x, None: lambda x: x,
     "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), "softsign": lambda x: x / (1 + np.abs(x)),
     "softplus": lambda x: np.log1p(np.exp(x)), "hard_sigmoid": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
+    "leaky_relu": lambda x: np.where(x > 0, x, 0.2 * x), "relu6": lambda x: np.clip(x, 0, 6),
+    "hard_tanh": lambda x: np.clip(x, -1, 1), "silu": lambda x: x * sigmoid(x), "swish": lambda x: x * sigmoid(x),
+    "hard_silu": lambda x: x * np.clip(x / 6 + 0.5, 0, 1), "log_sigmoid": lambda x: np.log(sigmoid(x)),
+    "tanh_shrink": lambda x: x - np.tanh(x), "mish": lambda x: x * np.tanh(np.log1p(np.exp(x))), "exponential": np.exp,
+    "celu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "selu": lambda x: 1.05070099 * np.where(x > 0, x, 1.67326324 * np.expm1(np.minimum(x, 0))),
+    "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / np.sqrt(2))) / 2,
+    "softmax": lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True),
+    "log_softmax": lambda x: x - np.log(np.exp(x).sum(-1, keepdims=True)),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUNCTIONS, ids=str)
+def test_activations_of_a_layer(tmp_path, name):
+    layer = {"class_name": "Activation", "config": {"name": "activation", "activation": name}}
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", sequential(layer), {"activation": []}))
+    x = np.array([[-7.0, -2.5, -0.6, -0.1], [0.1, 0.9, 2.0, 7.0]])
+    assert_close(model(x), FUNCTIONS[name](x))
+
+
+def test_every_activation_and_layer_is_tested_and_documented():
+    assert FUNCTIONS.keys() - {None} == keras_activations.FUNCTIONS.keys() | {"hard_sigmoid"}
+    page = (Path(__file__).parents[1] / "docs/keras.md").read_text()
+    names = set(re.findall(r"\w+", page))
+    assert names >= keras_activations.FUNCTIONS.keys() | keras_activations.OF_LSTM.keys()
+    assert names >= keras_layers.LAYERS.keys() | set(keras_operations.OPERATIONS)
 
 
 @pytest.mark.parametrize(
     ("gate", "activation"),
     [
         ("hard_sigmoid", "tanh"), ("sigmoid", "relu"), ("tanh", "softsign"), ("sigmoid", "elu"), ("hard_sigmoid", None),
-        ("sigmoid", "linear"), ("sigmoid", "softplus"),
+        ("sigmoid", "linear"), ("sigmoid", "softplus"), ("sigmoid", "leaky_relu"),
     ],
 )  # fmt: skip
 def test_activations_of_an_lstm(tmp_path, rng, gate, activation):
@@ -296,6 +326,169 @@ def test_masks_of_joined_branches(tmp_path, rng, joined):
     else:
         x, mask = np.concatenate([c, a, b], axis=-1) if joined == "features" else sum(arrays), masks.all(axis=0)
     assert_close(model({"a": a, "b": b, "c": c}), lstm(x, mask)[0])
+
+
+def used(name, index=0, *numbers, **options):
+    """How Keras 3 writes a use of a layer or an operation: of one tensor, or of several."""
+    names = [name] if isinstance(name, str) else name
+    tensors = [tensor(name, index) for name in names]
+    return {"args": [*tensors, *numbers], "kwargs": options}
+
+
+def operation(kind, name, **config):
+    """With the name of its module, as in a .keras file."""
+    return {"class_name": kind, "module": "keras.src.ops.numpy", "config": {"name": name} | config}
+
+
+def without_module(layers):
+    """As in an .h5 file."""
+    return [({key: value for key, value in layer.items() if key != "module"}, node) for layer, node in layers]
+
+
+def masked_branches(joined, config):
+    """What Keras 3.15 writes for two inputs with Masking behind each, joined in front of an LSTM, but for that LSTM."""
+    layers = []
+    for name in "ab":
+        layers += [
+            ({"class_name": "InputLayer", "config": {"name": name}}, None),
+            ({"class_name": "Masking", "config": {"name": f"m{name}", "trainable": True}}, used(name)),
+            (operation("NotEqual", f"ne{name}"), used(name, 0, 0.0)),
+            (operation("Any", f"any{name}", axis=-1, keepdims=False), used(f"ne{name}")),
+        ]
+    layers.append(
+        ({"class_name": joined, "config": {"name": "joined", "trainable": True} | config}, used(["ma", "mb"]))
+    )
+    if joined == "Add":
+        return [*layers, (operation("LogicalOr", "mask"), used(["anya", "anyb"]))]
+    for name in "ab":
+        layers += [
+            (operation("ExpandDims", f"wide{name}", axis=-1), used(f"any{name}")),
+            (operation("ZerosLike", f"zeros{name}", dtype="bool"), used(f"m{name}")),
+            (operation("LogicalOr", f"or{name}"), used([f"wide{name}", f"zeros{name}"])),
+        ]
+    layers.append((operation("Concatenate", "all", **config), {"args": [[tensor("ora"), tensor("orb")]], "kwargs": {}}))
+    return [*layers, (operation("Any", "mask", axis=-1, keepdims=False), used("all"))]
+
+
+@pytest.mark.parametrize("modules", [True, False])
+@pytest.mark.parametrize("joined", ["features", "time", "sum"])
+def test_masks_of_joined_branches_in_keras_3(tmp_path, rng, joined, modules):
+    """A step counts where it does in any of them, and the file says so, operation by operation."""
+    kind, config = ("Add", {}) if joined == "sum" else ("Concatenate", {"axis": -1 if joined == "features" else 1})
+    lstm = KerasLstm(rng, features=2 * I if joined == "features" else I)
+    layers = [*masked_branches(kind, config), (lstm.layer(trainable=True), used("joined", mask=tensor("mask")))]
+    layers = layers if modules else without_module(layers)
+    config = functional(layers, [["a", 0, 0], ["b", 0, 0]], [["rnn", 0, 0]])
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", config, {"rnn": lstm.arrays}, "3.15.1"))
+    masks = rng.random((2, B, T)) < 0.5
+    a, b = rng.standard_normal((2, B, T, I)) * masks[..., None]
+    axis = 1 if joined == "time" else -1
+    x = a + b if joined == "sum" else np.concatenate([a, b], axis)
+    mask = np.concatenate(list(masks), axis=1) if joined == "time" else masks.any(axis=0)
+    assert_close(model({"a": a, "b": b}), lstm(x, mask)[0])
+
+
+def test_a_mask_counts_in_keras_3_only_where_it_is_written(tmp_path, rng):
+    """Keras 3 gives a decoder with an initial state no mask."""
+    encoder, decoder = KerasLstm(rng), KerasLstm(rng)
+    table = rng.standard_normal((7, I)).astype("f")
+    state = [tensor("encoder", 1), tensor("encoder", 2)]
+    layers = [
+        ({"class_name": "InputLayer", "config": {"name": "x"}}, None),
+        ({"class_name": "Embedding", "config": {"name": "table", "mask_zero": True}}, used("x")),
+        (operation("NotEqual", "mask"), used("x", 0, 0)),
+        (encoder.layer("encoder", return_state=True), used("table", mask=tensor("mask"))),
+        (decoder.layer("decoder"), used("table", initial_state=state)),
+    ]
+    config = functional(layers, [["x", 0, 0]], [["decoder", 0, 0]])
+    arrays = {"table": [table], "encoder": encoder.arrays, "decoder": decoder.arrays}
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", config, arrays, "3.15.1"))
+    x = np.array([[1, 0, 2, 0], [3, 4, 0, 0]])
+    assert_close(model(x), decoder(table[x], state=encoder(table[x], x != 0)[1])[0])
+
+
+@pytest.mark.parametrize("modules", [True, False])
+def test_numbers_among_the_arguments_of_an_operation(tmp_path, rng, modules):
+    """x + 1 is no layer Add of x alone."""
+    layers = [
+        ({"class_name": "InputLayer", "config": {"name": "x"}}, None),
+        (operation("Multiply", "times"), used("x", 0, 3)),
+        (operation("Subtract", "minus"), {"args": [1.5, tensor("times")], "kwargs": {}}),
+    ]
+    config = functional(layers if modules else without_module(layers), [["x", 0, 0]], [["minus", 0, 0]])
+    x = rng.standard_normal((2, 3))
+    assert_close(clstm.from_keras(write_h5(tmp_path / "m.h5", config, {}, "3.15.1"))(x), 1.5 - 3 * x)
+    layers[1] = (operation("Multiply", "times"), used("x", 0, [1, 2, 3]))
+    config = functional(layers, [["x", 0, 0]], [["minus", 0, 0]])
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", config, {}, "3.15.1"))
+    with pytest.raises(NotImplementedError, match=r"times \(Multiply: the argument \[1, 2, 3\] is not supported"):
+        model(x)
+
+
+def test_an_operation_with_a_tensor_too_few_is_refused(tmp_path):
+    odd = used("x") | {"args": [tensor("x"), {"class_name": "__keras_tensor__", "config": {"keras_history": []}}]}
+    layers = [({"class_name": "InputLayer", "config": {"name": "x"}}, None), (operation("Add", "sum"), odd)]
+    config = functional(layers, [["x", 0, 0]], [["sum", 0, 0]])
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", config, {}, "3.15.1"))
+    with pytest.raises(ValueError, match="layer 'sum' cannot be computed: there are 1 tensors"):
+        model(np.zeros((2, 3)))
+
+
+def mean_of_valid(x, mask):
+    return np.stack([row[valid].mean(0) for row, valid in zip(x, mask, strict=True)])
+
+
+AROUND = [
+    ("ReLU", {"max_value": 1.0, "negative_slope": 0.1, "threshold": 0.2},
+     lambda x, m: np.where(x >= 1, 1, np.where(x >= 0.2, x, 0.1 * (x - 0.2)))),
+    ("ReLU", {}, lambda x, m: np.maximum(x, 0)),
+    ("LeakyReLU", {}, lambda x, m: np.where(x > 0, x, 0.3 * x)),
+    ("LeakyReLU", {"alpha": 0.1}, lambda x, m: np.where(x > 0, x, 0.1 * x)),
+    ("LeakyReLU", {"negative_slope": 0.1}, lambda x, m: np.where(x > 0, x, 0.1 * x)),
+    ("ELU", {"alpha": 0.5}, lambda x, m: np.where(x > 0, x, 0.5 * np.expm1(np.minimum(x, 0)))),
+    ("Rescaling", {"scale": 0.5, "offset": 2}, lambda x, m: 0.5 * x + 2),
+    ("Permute", {"dims": [2, 1]}, lambda x, m: x.swapaxes(1, 2)),
+    ("GlobalAveragePooling1D", {}, mean_of_valid),
+    ("GlobalMaxPooling1D", {"keepdims": True}, lambda x, m: x.max(1, keepdims=True)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "config", "expected"), AROUND)
+def test_other_layers(tmp_path, rng, kind, config, expected):
+    mask = MASKS["holes"]
+    x, front = masked_input(rng, mask)
+    layers = sequential(*front, {"class_name": kind, "config": {"name": "other"} | config})
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", layers, {"masking": [], "other": []}))
+    assert_close(model(x), expected(x, mask))
+
+
+def test_layer_normalization(tmp_path, rng):
+    gamma, beta, x = *rng.standard_normal((2, I)).astype("f"), 5 + rng.standard_normal((B, T, I))
+    layer = {"class_name": "LayerNormalization", "config": {"name": "ln", "axis": [2], "epsilon": 0.01}}
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", sequential(layer), {"ln": [gamma, beta]}))
+    z = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 0.01)
+    np.testing.assert_allclose(model(x), z * gamma + beta, rtol=1e-4, atol=1e-4)
+
+
+def test_softmax_of_what_is_masked_is_refused(tmp_path, rng):
+    x, front = masked_input(rng, MASKS["holes"])
+    layer = {"class_name": "Softmax", "config": {"name": "softmax"}}
+    z = np.exp(x)
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", sequential(layer), {"softmax": []}))
+    assert_close(model(x), z / z.sum(-1, keepdims=True))
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", sequential(*front, layer), {"masking": [], "softmax": []}))
+    with pytest.raises(NotImplementedError, match="Softmax of what is masked"):
+        model(x)
+
+
+def test_a_layer_that_a_call_lacks_does_not_hide_the_lstms(tmp_path, rng):
+    lstm = KerasLstm(rng)
+    dense = {"class_name": "Dense", "config": {"name": "dense", "activation": "glu"}}
+    arrays = {"rnn": lstm.arrays, "dense": [np.ones((H, 2), "f"), np.ones(2, "f")]}
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", sequential(lstm.layer(), dense), arrays))
+    assert list(model.lstms) == ["rnn"]
+    with pytest.raises(NotImplementedError, match=r"dense \(Dense: the activation 'glu' is not supported, only linear"):
+        model(rng.standard_normal((B, T, I)))
 
 
 def test_layers_around_an_lstm(tmp_path, rng):
@@ -526,6 +719,53 @@ def test_an_archive_that_grows_without_measure_is_refused(tmp_path):
         archive.writestr("config.json", b" " * 10**7)
     with pytest.raises(ValueError, match="config.json grows"):
         clstm.from_keras(tmp_path / "m.keras")
+
+
+@pytest.mark.parametrize("how", ["lzma", "bzip2", "encrypted"])
+def test_an_archive_of_an_unusual_kind_is_refused(tmp_path, how):
+    kind = {"lzma": zipfile.ZIP_LZMA, "bzip2": zipfile.ZIP_BZIP2, "encrypted": zipfile.ZIP_STORED}[how]
+    with zipfile.ZipFile(tmp_path / "m.keras", "w", kind) as archive:
+        archive.writestr("config.json", "{}")
+    content = (tmp_path / "m.keras").read_bytes()
+    if how == "encrypted":  # by the flags of both of its headers
+        content = content.replace(b"PK\3\4\x14\0\0", b"PK\3\4\x14\0\1").replace(
+            b"PK\1\2\x14\3\x14\0\0", b"PK\1\2\x14\3\x14\0\1"
+        )
+    (tmp_path / "m.keras").write_bytes(content)
+    with pytest.raises(NotImplementedError, match="config.json is encrypted, or compressed in an unusual way"):
+        clstm.from_keras(tmp_path / "m.keras")
+
+
+def chained(kind, count, **config):
+    """Layers that each read the one before twice."""
+    layers = [({"class_name": "InputLayer", "config": {"name": "l0"}}, None)]
+    for i in range(count):
+        layer = {"class_name": kind, "config": {"name": f"l{i + 1}"} | config}
+        layers.append((layer, [[f"l{i}", 0, 0, {}], [f"l{i}", 0, 0, {}]]))
+    return functional(layers, [["l0", 0, 0]], [[f"l{count}", 0, 0]])
+
+
+BLOW_UPS = {
+    "one on another": chained("Concatenate", 40),
+    "side by side": chained("Add", 1000),
+    "repeated": sequential({"class_name": "RepeatVector", "config": {"name": "many", "n": 10**12}}),
+    "wide": sequential({"class_name": "Dense", "config": {"name": "wide", "use_bias": False}}),
+    "embedded": sequential({"class_name": "Embedding", "config": {"name": "wide"}}),
+}
+
+
+@pytest.mark.parametrize("kind", BLOW_UPS)
+def test_a_call_that_blows_up_is_refused(tmp_path, kind):
+    arrays = {"wide": [np.zeros((1, 10**6), "f")]}
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", BLOW_UPS[kind], arrays))
+    assert model.memory_limit == 2**32
+    model.memory_limit = 10**6
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="memory_limit"):
+        model(np.zeros((1000, 1)))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10**7
 
 
 def test_a_text_that_is_pointed_to_again_and_again_is_refused(tmp_path):

@@ -1,8 +1,11 @@
 """ONNX in and out: any LSTM node, whole graphs, damaged files. ONNX Runtime says what the numbers are."""
 
 import itertools
+import re
 import sys
 import tracemalloc
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +13,10 @@ from hypothesis import given, settings
 from problems import assert_same_bytes, named, problems
 
 import clstm
+from clstm.interop import elementwise
+from clstm.interop.onnx_file import Node
+from clstm.interop.onnx_lstm import ACTIVATIONS as ONNX_ACTIVATIONS
+from clstm.interop.onnx_lstm import SPELLING, run_lstm
 from clstm.interop.onnx_operators import OPERATORS
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
@@ -298,6 +305,100 @@ def test_directions_with_activations_of_their_own(tmp_path, rng):
     assert_close(found(inputs), runtime(model, inputs))
 
 
+BOUNDED = ["Sigmoid", "Tanh", "HardSigmoid", "Softsign", "ScaledTanh"]  # of gates: with others, numbers grow too large
+
+
+def any_lstm(rng):
+    """An LSTM node with any attributes and inputs that the standard allows, and arrays for what it reads."""
+    direction = str(rng.choice(["forward", "reverse", "bidirectional"]))
+    D = 1 + (direction == "bidirectional")
+    floats = {
+        "B": (D, 8 * H), "sequence_lens": None, "initial_h": (D, B, H), "initial_c": (D, B, H), "P": (D, 3 * H)
+    }  # fmt: skip
+    arrays = {"X": rng.standard_normal((T, B, I)), "W": rng.standard_normal((D, 4 * H, I)) / 2}
+    arrays["R"] = rng.standard_normal((D, 4 * H, H)) / 2
+    for name, shape in floats.items():
+        if rng.random() < 0.5:
+            arrays[name] = rng.standard_normal(shape) if shape else rng.integers(0, T + 1, B).astype(np.int32)
+    names = [name if name in arrays else "" for name in ("X", "W", "R", *floats)]
+    while rng.random() < 0.7 and not names[-1]:
+        names.pop()
+    attributes = {"clip": rng.uniform(0.1, 2), "input_forget": int(rng.integers(2)), "layout": 0}
+    attributes = {key: number for key, number in attributes.items() if rng.random() < 0.5}
+    if rng.random() < 0.7:
+        chosen = [str(rng.choice(BOUNDED if i % 3 == 0 else list(SPELLING.values()))) for i in range(3 * D)]
+        needs = [ONNX_ACTIVATIONS[name.lower()][1] for name in chosen]
+        for key in ("alpha", "beta"):
+            if numbers := list(rng.uniform(0.2, 0.7, sum(key in need for need in needs))):
+                attributes[f"activation_{key}"] = numbers
+        attributes["activations"] = [name if rng.random() < 0.7 else name.upper() for name in chosen]
+    outputs = [name if rng.random() < 0.7 else "" for name in ("Y", "Y_h")] + ["Y_c"]
+    arrays = {name: array if array.dtype == np.int32 else array.astype("f") for name, array in arrays.items()}
+    return lstm_node(direction, names, outputs, **attributes), arrays
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_combination_of_attributes(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    node, arrays = any_lstm(rng)
+    constants = {name: array for name, array in arrays.items() if name in "WRBP" and rng.random() < 0.8}
+    inputs = {name: array for name, array in arrays.items() if name not in constants}
+    opset = int(rng.choice([14, 17, 21]))
+    model = model_of([node], infos_of(inputs), [name for name in node.output if name], constants, opset)
+    found, expected = clstm.from_onnx(written(tmp_path / "m", model))(inputs), runtime(model, inputs)
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-5 * (1 + np.abs(array).max()), err_msg=name)
+
+
+# ---- types of weights ----
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+def test_quantized_weights_are_read(tmp_path, rng, per_row):
+    """int8 with DequantizeLinear behind it, for all of an array or row by row."""
+    nodes, constants, exact = [], {}, weights(rng)
+    for name, array in exact.items():
+        scale = np.abs(array).max(axis=-1 if per_row and name != "B" else None).reshape(-1).astype("f") / 127
+        shape = (1, -1, 1) if per_row and name != "B" else ()
+        constants |= {f"{name}_q": np.rint(array / scale.reshape(shape)).astype(np.int8)}
+        constants |= {
+            f"{name}_s": scale.reshape(-1 if shape else ()),
+            f"{name}_z": np.zeros(scale.size if shape else (), np.int8),
+        }
+        nodes.append(helper.make_node("DequantizeLinear", [f"{name}_{key}" for key in "qsz"], [name], axis=1))
+    model = model_of([*nodes, lstm_node()], ["X"], ["Y"], constants)
+    found = clstm.from_onnx(written(tmp_path / "m", model))
+    np.testing.assert_allclose(found.lstms["rnn"].weight_hh_l0[:H], exact["R"][0, :H], atol=0.03)
+    x = rng.standard_normal((T, B, I)).astype(np.float32)
+    assert_close(found(x), runtime(model, {"X": x}))
+
+
+def test_weights_of_float16_are_computed_in_float32(tmp_path, rng):
+    arrays = {name: array.astype(np.float16) for name, array in weights(rng).items()}
+    x = rng.standard_normal((T, B, I)).astype(np.float16)
+    model = model_of([lstm_node()], [value("X", onnx.TensorProto.FLOAT16)], ["Y"], arrays)
+    found = clstm.from_onnx(written(tmp_path / "half", model))(x)["Y"]
+    same = plain_model_of({name: array.astype(np.float32) for name, array in arrays.items()})
+    expected = clstm.from_onnx(written(tmp_path / "m", same))(x)["Y"]
+    assert_same_bytes(found, expected.astype(np.float16))
+
+
+def test_weights_of_bfloat16_are_read_behind_a_cast_and_refused_by_name_without_one(tmp_path, rng):
+    arrays = {name: (array.view(np.uint32) >> 16 << 16).view("f") for name, array in weights(rng).items()}
+    nodes = [helper.make_node("Cast", [f"{name}_b"], [name], to=FLOAT) for name in arrays]
+    model = model_of([*nodes, lstm_node()], ["X"], ["Y"])
+    for name, array in arrays.items():
+        bits = (array.view(np.uint32) >> 16).astype(np.uint16)
+        raw = {"data_type": onnx.TensorProto.BFLOAT16, "dims": array.shape, "raw_data": bits.tobytes()}
+        model.graph.initializer.add(name=f"{name}_b", **raw)
+    x = rng.standard_normal((T, B, I)).astype(np.float32)
+    assert_close(clstm.from_onnx(written(tmp_path / "m", model))(x), runtime(plain_model_of(arrays), {"X": x}))
+    del model.graph.node[0]
+    model.graph.initializer[0].name = "W"
+    with pytest.raises(NotImplementedError, match="W of LSTM 'rnn' has the type bfloat16"):
+        clstm.from_onnx(written(tmp_path / "m", model))
+
+
 # ---- subgraphs ----
 
 
@@ -371,6 +472,7 @@ def test_lstms_inside_loops(tmp_path, rng, make, name):
 # ---- operators ----
 
 POSITIVE, MASK, ONES = np.array([0.5, 1, 2, 3], "f"), np.array([True, False, True, True]), np.ones(4, "f")
+ODD = np.array([1, np.nan, np.inf, -np.inf], "f")
 OPERATOR_CASES = [  # name, attributes, inputs: None for a random (2, 3, 4) in the first place, left out in others
     *("Relu Sigmoid Tanh Elu LeakyRelu HardSigmoid Softplus Softsign Softmax LogSoftmax Neg Abs Exp Floor".split()),
     *("Ceil Sin Cos Identity Dropout Shape Size Flatten Transpose GlobalAveragePool ReduceMin ReduceMax".split()),
@@ -405,38 +507,75 @@ OPERATOR_CASES = [  # name, attributes, inputs: None for a random (2, 3, 4) in t
     ("BatchNormalization", {}, None, *(np.array([1, 2, 3], "f"),) * 4),
     ("Conv", {"strides": [2], "pads": [1, 0], "group": 3}, None, np.ones((6, 1, 2), "f"), np.ones(6, "f")),
     ("Conv", {"kernel_shape": [2], "dilations": [2]}, None, np.ones((2, 3, 2), "f")),
+    *("Erf Sign Round Gelu Mish HardSwish Selu Celu ThresholdedRelu ReduceProd ReduceL1 ReduceL2 ArgMin".split()),
+    ("Sigmoid", {}, np.array(0.3, "f")), ("Tanh", {}, np.array(0.3, "f")),
+    ("Gelu", {"approximate": "tanh"}), ("Celu", {"alpha": 0.3}), ("Selu", {"alpha": 0.3, "gamma": 2.0}),
+    ("ThresholdedRelu", {"alpha": 0.3}), "Clip", "ReduceSumSquare", ("ReduceL2", {"axes": [-1], "keepdims": 0}),
+    ("ReduceProd", {}, np.ones((2, 3), np.int32)), ("Round", {}, np.array([0.5, 1.5, -2.5, 0.3], "f")),
+    ("Xor", {}, MASK, np.array([True, True, False, False])),
+    ("IsNaN", {}, ODD), ("IsInf", {}, ODD), ("IsInf", {"detect_positive": 0}, ODD),
+    ("IsInf", {"detect_negative": 0}, ODD),
+    ("Mod", {}, np.array([-7, 7, 5]), np.array([3, -3, 3])), ("Mod", {"fmod": 1}, None, POSITIVE),
+    ("Einsum", {"equation": "bti, bsi -> bts"}, None, np.ones((2, 5, 4), "f")),
+    ("Einsum", {"equation": "bti->ibt"}, None),
+    ("CumSum", {}, None, np.array(1)), ("CumSum", {"reverse": 1, "exclusive": 1}, None, np.array(-1)),
+    ("TopK", {}, None, np.array([2])), ("TopK", {"axis": 1, "largest": 0}, None, np.array([3])),
+    ("TopK", {}, np.array([1, 3, 3, 2, 3]), np.array([4])),
+    ("TopK", {"largest": 0}, np.array([2, 1, 1, 3]), np.array([3])),
+    ("GatherElements", {"axis": 1}, None, np.array([[[2, -1], [0, 0]]])),
+    ("GatherND", {}, None, np.array([[0, 2], [1, -1]])), ("GatherND", {}, None, np.array([[[1]], [[0]]])),
+    ("ScatterElements", {"axis": 1}, np.zeros((2, 3), "f"), np.array([[2], [-3]]), np.array([[5], [6]], "f")),
+    ("ScatterElements", {"reduction": "add"}, np.ones(3, "f"), np.array([1, 1, 0]), np.array([2, 3, 4], "f")),
+    ("ScatterND", {}, np.zeros((3, 2), "f"), np.array([[2], [0]]), np.array([[1, 2], [3, 4]], "f")),
+    ("ScatterND", {"reduction": "mul"}, np.ones((3, 2), "f"), np.array([[2, 0], [2, 0]]), np.array([2, 3], "f")),
+    ("NonZero", {}, np.array([[1, 0, 2], [0, 0, 3]])),
+    ("MaxPool", {"kernel_shape": [3], "strides": [2], "pads": [1, 0]}),
+    ("MaxPool", {"kernel_shape": [2], "dilations": [2]}), ("AveragePool", {"kernel_shape": [2], "pads": [1, 1]}),
+    ("AveragePool", {"kernel_shape": [2], "pads": [0, 1], "strides": [2], "count_include_pad": 1}),
+    ("DequantizeLinear", {}, np.array([[3, -5], [127, 0]], np.int8), np.array(0.25, "f"), np.array(-3, np.int8)),
+    ("DequantizeLinear", {"axis": 0}, np.array([[3]] * 2, np.uint8), POSITIVE[:2], np.array([9, 0], np.uint8)),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", OPERATOR_CASES, ids=lambda case: case if isinstance(case, str) else case[0])
 def test_operator(tmp_path, rng, case):
     op, attributes, *arrays = (case, {}) if isinstance(case, str) else case
+    opset = 20 if op in ("Gelu", "Mish") else 17
     x = rng.standard_normal((2, 3, 4)).astype(np.float32)
     arrays = [x if array is None and i == 0 else array for i, array in enumerate(arrays or [None])]
     inputs = {f"x{i}": array for i, array in enumerate(arrays) if array is not None}
     infos = [value(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape) for name, array in inputs.items()]
     names = [f"x{i}" if array is not None else "" for i, array in enumerate(arrays)]
-    model = model_of([helper.make_node(op, names, ["y"], **attributes)], infos, [value("y", 0)], opset=17)
-    del model.graph.output[0]
-    model.graph.output.add(name="y")
+    outputs = ["y", "z"] if op == "TopK" else ["y"]
+    model = model_of([helper.make_node(op, names, outputs, **attributes)], infos, [], opset=opset)
+    for name in outputs:
+        model.graph.output.add(name=name)
     assert_close(clstm.from_onnx(written(tmp_path / "m", model))(inputs), runtime(model, inputs))
 
 
-@pytest.mark.parametrize("op", ["Squeeze", "Unsqueeze", "Split", "Slice", "Softmax"])
+@pytest.mark.parametrize("op", ["Squeeze", "Unsqueeze", "Split", "Slice", "Softmax", "TopK", "Clip", "Scatter"])
 def test_operators_before_their_attributes_became_inputs(tmp_path, rng, op):
     attributes = {
         "Squeeze": {"axes": [0]}, "Unsqueeze": {"axes": [0, 2]}, "Split": {"split": [1, 2], "axis": 1},
-        "Slice": {"starts": [1], "ends": [3], "axes": [2]}, "Softmax": {},
+        "Slice": {"starts": [1], "ends": [3], "axes": [2]}, "Softmax": {}, "TopK": {"k": 2}, "Clip": {"max": 0.5},
+        "Scatter": {"axis": 1},
     }[op]  # fmt: skip
     x = rng.standard_normal((1, 3, 4)).astype(np.float32)
-    outputs = ["y", "z"] if op == "Split" else ["y"]
-    node = helper.make_node(op, ["x"], outputs, **attributes)
-    model = model_of([node], [value("x", shape=x.shape)], outputs, opset=9)
+    outputs = ["y", "z"] if op in ("Split", "TopK") else ["y"]
+    inputs = ["x", "indices", "updates"] if op == "Scatter" else ["x"]
+    constants = {"indices": np.array([[[2, 0]]]), "updates": np.array([[[5, 6]]], "f")} if op == "Scatter" else {}
+    node = helper.make_node(op, inputs, outputs, **attributes)
+    infos = [value(name, INT64 if (op, name) == ("TopK", "z") else FLOAT) for name in outputs]
+    model = model_of([node], [value("x", shape=x.shape)], infos, constants, opset=9)
     assert_close(clstm.from_onnx(written(tmp_path / "m", model))(x), runtime(model, {"x": x}))
 
 
-def test_every_operator_is_tested():
-    assert {case if isinstance(case, str) else case[0] for case in OPERATOR_CASES} | {"Split"} == OPERATORS.keys()
+def test_every_operator_is_tested_and_documented():
+    tested = {case if isinstance(case, str) else case[0] for case in OPERATOR_CASES}
+    assert tested | {"Split", "Scatter"} == OPERATORS.keys()
+    page = (Path(__file__).parents[1] / "docs/onnx.md").read_text()
+    listed = set(re.findall(r"\w+", page.split("### Other operators")[1].split("##")[0]))
+    assert listed >= OPERATORS.keys() | {"Constant", "If", "Loop", "Scan"}
 
 
 # ---- what is refused ----
@@ -552,6 +691,138 @@ def test_constants_that_blow_up_side_by_side_are_not_computed(tmp_path, rng):
     assert most < 200 * path.stat().st_size
 
 
+ODD_TYPES = {
+    "integers": np.arange(1000, dtype=np.int32),
+    "bytes": np.arange(1000, dtype=np.uint8),
+    "complex numbers": np.ones(1000, np.complex64),
+    "text": np.array(["text"] * 1000, object),
+}
+
+
+@pytest.mark.parametrize("op", ["Sigmoid", "Tanh"])
+@pytest.mark.parametrize("kind", [*ODD_TYPES, "nothing"])
+def test_what_is_no_floating_point_number_is_refused(tmp_path, op, kind):
+    """The C library would take the bytes for numbers, beyond the end of the array."""
+    nodes = [
+        helper.make_node(op, ["c"], ["y"], approximate="tanh") if op == "Gelu" else helper.make_node(op, ["c"], ["y"])
+    ]
+    if kind == "nothing":  # a Constant without its array
+        nodes.insert(0, helper.make_node("Constant", [], ["c"]))
+        nodes[0].attribute.add(name="value")
+    model = model_of(nodes, ["X"], ["y"], {} if kind == "nothing" else {"c": ODD_TYPES[kind]}, opset=20)
+    model = clstm.from_onnx(written(tmp_path / "m", model))
+    with pytest.raises(
+        (ValueError, NotImplementedError), match="floating-point numbers are expected|holds text|Constant"
+    ):
+        model(np.zeros(1))
+
+
+@pytest.mark.parametrize("dtype", ["<f2", ">f2", ">f4", ">f8", "<f4", "<f8"])
+def test_activations_of_any_floating_point_numbers(rng, dtype):
+    x = rng.standard_normal((3, 4)).astype(dtype)[:, ::2]
+    for function, exact in ((elementwise.tanh, np.tanh), (elementwise.sigmoid, lambda x: 1 / (1 + np.exp(-x)))):
+        y = function(x)
+        assert (y.shape, y.dtype) == (x.shape, x.dtype)
+        np.testing.assert_allclose(y, exact(x.astype(np.float64)), rtol=2 * np.finfo(dtype).eps)
+
+
+def doubling(op, **attributes):
+    """A hundred nodes, each of which makes an array twice as large as that before."""
+    second = {"Concat": lambda i: f"c{i}", "Tile": lambda i: "two"}[op]
+    return [helper.make_node(op, [f"c{i}", second(i)], [f"c{i + 1}"], **attributes) for i in range(100)]
+
+
+def loop_of(nodes, carried, collected=(), count="", condition="true"):
+    """A Loop whose body has these nodes, and a condition that always holds."""
+    inputs = [value("i", INT64, []), value("go", BOOL, []), *(value(name) for name, _ in carried)]
+    outputs = [value("go_on", BOOL, []), *(value(name) for _, name in carried), *(value(name) for name in collected)]
+    body = helper.make_graph([helper.make_node("Identity", ["go"], ["go_on"]), *nodes], "body", inputs, outputs)
+    results = [f"last{i}" for i in range(len(carried) + len(collected))]
+    return helper.make_node("Loop", [count, condition, *(["X"] * len(carried))], results, body=body)
+
+
+SUM_WITH_ITSELF_TURNED = [
+    helper.make_node("Transpose", ["big"], ["turned"]),
+    helper.make_node("Add", ["big", "turned"], ["Z"]),
+]
+BLOW_UPS = {
+    "one on another": doubling("Concat", axis=0),
+    "again and again": doubling("Tile"),
+    "side by side": [helper.make_node("Exp", ["X"], [f"e{i}"]) for i in range(1000)],
+    "an expanded view": [helper.make_node("Expand", ["X", "huge"], ["v"]), helper.make_node("Exp", ["v"], ["Z"])],
+    "two views": [helper.make_node("Expand", ["X", "huge"], ["big"]), *SUM_WITH_ITSELF_TURNED],
+    "in a loop": [loop_of([helper.make_node("Concat", ["x", "x"], ["y"], axis=0)], [("x", "y")])],
+    "collected by a loop": [loop_of([helper.make_node("Identity", ["x"], ["y"])], [("x", "y")], ["y"])],
+}
+
+
+@pytest.mark.parametrize("kind", BLOW_UPS)
+def test_a_call_that_blows_up_is_refused(tmp_path, kind):
+    constants = {"c0": np.zeros(100, "f"), "two": np.array([2]), "huge": np.array([300_000, 1]), "true": np.array(True)}
+    model = clstm.from_onnx(written(tmp_path / "m", model_of(BLOW_UPS[kind], ["X"], ["Z"], constants)))
+    model.memory_limit = 10**6
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"cannot be computed.*a result of shape|memory_limit is 1000000"):
+        model(np.zeros((1, 1000)))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10**7
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes", "attributes"),
+    [
+        ("Add", [(2**15, 1), (1, 2**15)], {}), ("Where", [(2**15, 1), (1, 2**15), (1,)], {}),
+        ("MatMul", [(2**15, 1), (1, 2**15)], {}), ("MatMul", [(2**10, 1, 2**9, 1), (2**10, 1, 2**9)], {}),
+        ("Gemm", [(2**15, 1), (1, 2**15)], {}), ("Einsum", [(2**15,), (2**15,)], {"equation": "i,j->ij"}),
+        ("Clip", [(2**15, 1), (1, 2**15)], {}), ("Mod", [(2**15, 1), (1, 2**15)], {}),
+        ("LayerNormalization", [(2**15, 1), (1, 2**15)], {}), ("Concat", [(2**15,)] * 2**14, {"axis": 0}),
+        ("BatchNormalization", [(2**15, 1), *[(2**15,)] * 4], {}), ("GatherND", [(1, 2**15), (2**15, 1)], {}),
+        ("Conv", [(1, 1, 2**15), (2**15, 1, 1)], {}), ("Conv", [(1, 1, 2**16), (1, 1, 2**15)], {}),
+        ("LSTM", [(2**15, 1, 1), (1, 4 * 2**15, 1), (1, 4 * 2**15, 2**15)], {}),
+    ],
+)  # fmt: skip
+def test_one_operator_that_makes_much_of_little_is_refused(op, shapes, attributes):
+    """By its shapes alone: nothing is read of the arrays, which take no room here."""
+    arrays = [
+        np.broadcast_to(
+            np.zeros((), np.bool_ if op == "Where" and i == 0 else np.int64 if op == "GatherND" and i else "f"), shape
+        )
+        for i, shape in enumerate(shapes)
+    ]
+    node = Node("n", op, ("",) * len(shapes), ("Y",), attributes, 17)
+    with pytest.raises(ValueError, match="a result of shape .*, but at most 268435456 elements fit memory_limit"):
+        if op == "LSTM":
+            run_lstm(node, [SimpleNamespace(input_size=1, hidden_size=2**15)], {"X": arrays[0]})
+        else:
+            OPERATORS[op](node, arrays)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("count", ["", "many"])
+def test_a_loop_without_an_end_is_refused(tmp_path, nested, count):
+    loop = loop_of([loop_of([], [], count=count)] if nested else [], [], count=count)
+    constants = {"true": np.array(True), "many": np.array(2**62)}
+    model = clstm.from_onnx(written(tmp_path / "m", model_of([loop], ["X"], ["X"], constants)))
+    assert model.step_limit == 2**24
+    model.step_limit = 1000
+    with pytest.raises(ValueError, match="cannot be computed: .*more steps than step_limit, which is 1000"):
+        model(np.zeros((1, 2)))
+
+
+def test_what_a_call_shares_or_drops_does_not_count(tmp_path, rng):
+    """Views take no memory, and what an iteration of a loop has made is gone in the next."""
+    turns = [helper.make_node("Transpose", [f"x{i}"], [f"x{i + 1}"]) for i in range(100)]
+    loop = loop_of([helper.make_node("Neg", ["x"], ["y"])], [("x", "y")], count="count")
+    constants = {"true": np.array(True), "count": np.array(100)}
+    first = helper.make_node("Identity", ["X"], ["x0"])
+    model = model_of([first, *turns, loop], [value("X", shape=[None, None])], ["x100", "last0"], constants)
+    found = clstm.from_onnx(written(tmp_path / "m", model))
+    x = rng.standard_normal((30, 40)).astype("f")
+    found.memory_limit = 2 * x.nbytes + 100
+    assert_close(found(x), runtime(model, {"X": x}))
+
+
 def test_without_onnx_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     for call in (lambda: clstm.from_onnx(tmp_path / "m"), lambda: clstm.to_onnx(clstm.Linear(1, 1), tmp_path / "m")):
@@ -629,6 +900,8 @@ def test_written_variants_give_the_same_numbers(tmp_path, rng, options, bidirect
         ({"coupling": "input"}, "coupling 'input'"),
         ({"forget_gate": False}, "without a forget gate"),
         ({"activations": {"i": "relu"}}, "gates have different activations"),
+        ({"dtype": "float64", "activations": ["hard_sigmoid", "tanh", "tanh"]}, "alpha or beta 0.2 of float64"),
+        ({"dtype": "float64", "clip": 0.3}, "clip, alpha or beta 0.3"),
     ],
 )
 def test_what_onnx_has_not_is_named(tmp_path, options, message):
@@ -638,7 +911,9 @@ def test_what_onnx_has_not_is_named(tmp_path, options, message):
 
 
 def test_a_written_float64_lstm_checks_and_reads_back(tmp_path, rng):
-    lstm = clstm.LSTM(3, 4, 2, bidirectional=True, batch_first=True, dtype="float64", seed=0)
+    exact = ["sigmoid", ("scaled_tanh", 0.5, 1.25), "tanh"]  # in float32, as ONNX stores them
+    options = {"bidirectional": True, "batch_first": True, "activations": exact, "clip": 0.75}
+    lstm = clstm.LSTM(3, 4, 2, dtype="float64", seed=0, **options)
     clstm.to_onnx(lstm, tmp_path / "m")
     onnx.checker.check_model(onnx.load(tmp_path / "m"), full_check=True)
     x = rng.standard_normal((2, 5, 3))

@@ -2,12 +2,14 @@
 
 import copy
 import gc
+import itertools
 import multiprocessing
 import os
 import pickle
 import random
 import subprocess
 import sys
+import sysconfig
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -120,6 +122,85 @@ def test_models_are_made_used_copied_saved_and_dropped_by_many_threads_at_once(t
 
     in_threads(8, work)
     assert_same_bytes(outputs(lstm, batch), expected)
+
+
+@pytest.mark.parametrize("variant", [{}, {"proj_size": 5, "peepholes": True}], ids=["plain", "variant"])
+def test_one_stream_in_many_threads_breaks_nothing(variant):
+    """A stream is for one thread at a time. Where that is not kept, values are of no use, and nothing worse happens."""
+    lstm = Problem(3, 17, 2, variant=variant).lstm()
+    x, weights = np.ones(3, np.float32), lstm.state_dict()
+    stream, state = lstm.stream(), lstm.stream().state
+    features = stream.step(x).shape
+    deeds = [
+        *[lambda: stream.step(x)] * 5,
+        stream.reset,
+        lambda: setattr(stream, "state", state),
+        lambda: copy.copy(stream).step(x),
+        lambda: lstm.load_state_dict(weights),
+        lambda: lstm.weight_hh_l1,  # while it lives, each step packs anew
+        lambda: stream.state[0],
+    ]
+
+    def work(i):
+        for _ in range(300):
+            found = random.choice(deeds)()
+            assert found is None or np.all(np.abs(found) <= 1 if found.shape == features else np.isfinite(found))
+
+    in_threads(8, work)
+    stream.reset()
+    assert_same_bytes(stream.step(x), lstm(x[None])[0][0])
+
+
+def test_short_calls_in_many_threads_keep_their_memory_apart():
+    """Calls so short that threads take and give back the memory kept for calls at the same moment."""
+    lstm = clstm.LSTM(8, 24, 2, init="pytorch", seed=0)
+    batches = [np.full((6, 2, 8), 0.1 * i, np.float32) for i in range(8)]
+    expected = [lstm.forward(x)[0].tobytes() for x in batches]
+
+    def work(i):
+        for _ in range(2000):
+            assert lstm.forward(batches[i])[0].tobytes() == expected[i]
+            assert lstm(batches[i])[0].tobytes() == expected[i]
+
+    in_threads(8, work)
+
+
+def test_views_of_weights_are_counted_right_by_many_threads():
+    """Packs are kept while there is no view: one that is lost or counted twice shows in whether they are."""
+    lstm, x = clstm.LSTM(2, 3, seed=0), np.ones((1, 2), np.float32)
+    view = lstm.bias_ih_l0
+    exporter = view.base.obj
+
+    def work(i):
+        for _ in range(20_000):
+            memoryview(exporter).release()
+
+    def pack():
+        return lstm.forward(x)[2].pack
+
+    in_threads(4, work)
+    assert pack() is not pack()
+    del view
+    assert pack() is pack()
+
+
+def test_training_calls_in_many_threads_draw_masks_of_their_own():
+    """As many masks as one thread would draw, and the same ones."""
+    x = np.ones((1, 40), np.float32)
+
+    def drawn(lstm):
+        return lstm.forward(x)[0].tobytes()
+
+    one, many = (clstm.LSTM(40, 8, variational_dropout_x=0.5, seed=0) for _ in range(2))
+    expected = [drawn(one) for _ in range(8 * 40)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        found = in_threads(8, lambda i: [drawn(many) for _ in range(40)])
+    finally:
+        sys.setswitchinterval(interval)
+    assert sorted(itertools.chain(*found)) == sorted(expected)
+    assert many.dropout_counter == one.dropout_counter == 8 * 40
 
 
 @pytest.mark.parametrize("problem", [SPLIT_BY_ROWS, SPLIT_BY_UNITS], ids=["rows", "units"])
@@ -252,9 +333,20 @@ def another_thread_runs_during(call):
     return seen == [True]
 
 
-needs_gil = pytest.mark.skipif(
-    not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="this Python runs without a GIL"
-)
+gil_is_enabled = getattr(sys, "_is_gil_enabled", lambda: True)
+needs_gil = pytest.mark.skipif(not gil_is_enabled(), reason="this Python runs without a GIL")
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python is not a free-threaded one")
+def test_a_free_threaded_python_stays_so():
+    code = """
+import sys, warnings, numpy, safetensors
+before = sys._is_gil_enabled()
+warnings.simplefilter("error")
+import clstm
+print(sys._is_gil_enabled() == before)
+"""
+    assert run_python(code, PYTHON_GIL=None) == "True"
 
 
 @needs_gil

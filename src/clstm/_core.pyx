@@ -149,6 +149,23 @@ cdef class Spares:
             self.before = self.last = None
 
 
+@cython.final
+@cython.no_gc
+cdef class Loan:
+    """A block that goes back to the spares when nobody has it any more."""
+
+    cdef Spares spares
+    cdef Block block
+
+    def __dealloc__(self):
+        if self.block is not None:
+            self.spares.give(self.block)
+
+
+cdef inline size_t aligned(size_t size) noexcept:
+    return (size + 63) & ~<size_t> 63
+
+
 # ---- parameters ----
 
 @cython.final
@@ -210,7 +227,7 @@ cdef class Weights:
     cdef list shapes, blocks  # of the parameters, in the order of PyTorch's state_dict
     cdef int64_t views, version
     cdef Pack pack
-    cdef Spares spare_tapes, spare_workspaces
+    cdef Spares spare_tapes, spare_workspaces, spare_gradients
 
     def __init__(self, *, int64_t input_size, int64_t hidden_size, int64_t num_layers, bint double_precision,
                  bint bias, bint bidirectional, double dropout, dict variant):
@@ -231,6 +248,7 @@ cdef class Weights:
         self.itemsize = 8 if double_precision else 4
         self.spare_tapes = Spares()
         self.spare_workspaces = Spares()
+        self.spare_gradients = Spares()
         self.shapes = []
         self.blocks = []
         for i in range(clstm_num_params(&self.spec)):
@@ -279,6 +297,29 @@ cdef class Weights:
         if cnp.PyArray_TYPE(array) == cnp.NPY_OBJECT:  # so numpy says that it has no memory for the view
             raise MemoryError("there is no memory for a view of a parameter")
         return array
+
+    def gradients(self):
+        """New arrays like the parameters, in memory that the layer takes back when the last of them is gone: new memory
+        would cost more than to write a small network's gradients."""
+        cdef Loan loan = Loan.__new__(Loan)
+        cdef size_t size = 0
+        cdef cnp.npy_intp dims[2]
+        cdef Block block
+        loan.spares = self.spare_gradients
+        for block in self.blocks:
+            size += aligned(block.size)
+        loan.block = loan.spares.take(size)
+        size = 0
+        arrays = []
+        for shape, block in zip(self.shapes, self.blocks):
+            dims[0] = shape[0]
+            dims[1] = shape[1] if len(shape) == 2 else 1
+            array = cnp.PyArray_SimpleNewFromData(len(shape), dims, cnp.NPY_FLOAT if self.itemsize == 4 else
+                                                  cnp.NPY_DOUBLE, loan.block.data + size)
+            cnp.set_array_base(array, loan)
+            arrays.append(array)
+            size += aligned(block.size)
+        return arrays
 
     def copy(self, Py_ssize_t index):
         """A copy of parameter number `index`; packs stay valid."""
@@ -466,6 +507,7 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
         tape_data = tape_block.data
     else:
         weights.spare_tapes.clear()  # whoever serves now has no use for them
+        weights.spare_gradients.clear()
     check(clstm_forward_workspace(&spec, seq.T, seq.B, &size))
     workspace = weights.spare_workspaces.take(size)
     cdef SignalWatch watch = watch_signals(weights, seq.T, seq.B)

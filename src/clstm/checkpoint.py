@@ -115,7 +115,9 @@ class CheckpointTape:
         dc_0: np.ndarray,
         grads: list[np.ndarray],
     ) -> None:
-        """Gradients as `_core.backward` returns them; grads are zeros before."""
+        """Gradients as `_core.backward` returns them."""
+        for grad in grads:
+            grad.fill(0)
         for first in reversed(range(0, len(self._runs), self._directions)):
             below = np.empty(self._runs[first].x.shape, dx.dtype) if first else dx
             for run in self._runs[first : first + self._directions]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -33,6 +34,10 @@ Tape: TypeAlias = _core.Tape
 _FIXED = frozenset(
     {"input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout", "dtype", *Variant._fields}
 )
+
+_counting = threading.RLock()  # guards dropout_counter, of every LSTM
+if hasattr(os, "register_at_fork"):  # else a child forked in the middle of a count would wait for ever
+    os.register_at_fork(before=_counting.acquire, after_in_parent=_counting.release, after_in_child=_counting.release)
 
 
 class LSTM(Module):
@@ -526,8 +531,7 @@ class LSTM(Module):
         dh_n, dc_n = self._states(("dh_n", "dc_n"), "dstate", dstate, tape.B, layout.batched)
         dx_out, dx = self._empty(tape.T, tape.B, self.input_size, layout.batched)
         dh_0, dc_0 = self._empty_states(tape.B)
-        make = np.zeros if isinstance(tape, CheckpointTape) else np.empty  # sums start from these, or overwrite them
-        grads = {name: make(shape, self.dtype) for name, shape in self._shapes.items()}
+        grads = dict(zip(self._shapes, self._weights.gradients(), strict=True))
         found = layout.empty_steps(dx)
         arrays = dy, dh_n, dc_n, found, dh_0, dc_0, list(grads.values())
         if isinstance(tape, CheckpointTape):
@@ -654,10 +658,7 @@ class LSTM(Module):
         h_0, c_0 = self._states(("h_0", "c_0"), "state", state, B, batched)
         y_out, y = self._empty(T, B, (1 + self.bidirectional) * self._features, layout.batched)
         h_n, c_n = self._empty_states(B)
-        seed = 0
-        if training and self._is_random:
-            seed = int(np.random.SeedSequence((self.seed, self.dropout_counter)).generate_state(1, np.uint64)[0])
-            self.dropout_counter += 1
+        seed = self._draw_seed() if training and self._is_random else 0
         found = layout.empty_steps(y)
         arrays = x, found, h_0, c_0, h_n, c_n, layout.lengths, layout.order
         if steps:
@@ -666,6 +667,13 @@ class LSTM(Module):
             tape = _core.forward(self._weights, *arrays, training, seed, layout)
         layout.restore_outputs(found, y, 1 + self.bidirectional)
         return y_out, _as_caller_has_states((h_n, c_n), batched), tape
+
+    def _draw_seed(self) -> int:
+        """The seed of a training call's masks; calls of other threads get others."""
+        with _counting:
+            count = self.dropout_counter
+            self.dropout_counter = count + 1
+        return int(np.random.SeedSequence((self.seed, count)).generate_state(1, np.uint64)[0])
 
     def _layout(self, batched: bool, lengths: Any, mask: Any, T: int, B: int) -> Layout:
         if mask is not None:

@@ -92,8 +92,7 @@ def read_safetensors(path: FilePath) -> tuple[dict[str, np.ndarray], dict[str, s
     --------
     See `write_safetensors`.
     """
-    with open(path, "rb") as file:
-        data = file.read()
+    data = read_file(path)
     try:
         tensors = safetensors.numpy.load(data)
         header = json.loads(data[8 : 8 + _header_length(data)])
@@ -102,6 +101,14 @@ def read_safetensors(path: FilePath) -> tuple[dict[str, np.ndarray], dict[str, s
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{os.fsdecode(path)!r} is not a valid safetensors file: {error}") from error
     return tensors, header.get("__metadata__") or {}
+
+
+def read_file(path: FilePath) -> bytes:
+    """Return the bytes of a file. A number, which `open` would take for a file that is open already, is no path."""
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(f"path is {path!r:.60}, but a str, bytes or path-like object is expected")
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _storable(name: str, value: ArrayLike) -> np.ndarray:

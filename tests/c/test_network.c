@@ -114,7 +114,7 @@ static void products_that_overflow_are_refused(void) {
     expect(pack_query, &wide, 1, 0, CLSTM_ERROR_SIZE);
     expect(pack_query, &deep, 0, 0, CLSTM_ERROR_SIZE);
     expect(clstm_tape_size, &wide, 1LL << 20, 1 << 3, CLSTM_ERROR_SIZE);
-    expect(clstm_backward_workspace, &wide, 1, 1, CLSTM_ERROR_SIZE);
+    expect(clstm_backward_workspace, &wide, 1, 1LL << 31, CLSTM_ERROR_SIZE);
 }
 
 /* Beyond 2^31 and 2^32 bytes and elements, sizes are what they should be. */

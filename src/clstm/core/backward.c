@@ -20,9 +20,9 @@ enum { CHUNK_ROWS = 256 }; /* rows (steps x batch) of a chunk: dW is read and wr
 
 /* ---- scratch memory ---- */
 
-static idx widest_columns(const network *net) {
+static idx widest_input(const network *net) {
     const idx top = network_layer_input(net, net->L - 1);
-    return (net->I > top ? net->I : top) + net->P + 1;
+    return net->I > top ? net->I : top;
 }
 
 static idx zeros_needed(const network *net) { return net->D * net->P > net->H ? net->D * net->P : net->H; }
@@ -40,15 +40,14 @@ static void take_variant_scratch(arena *m, backward_call *b, idx rows) {
     b->s.dnormed = network_normalizes(net) ? arena_take(m, net->size, rows, network_normed(net), 1) : NULL;
     if (network_projects(net)) {
         b->s.dh_clipped = arena_take(m, net->size, rows, P, 1);
-        b->s.unprojected = arena_take(m, net->size, rows, round_up(H, net->k->vl), 1);
+        b->s.out_panels = arena_take(m, net->size, rows, round_up(H, net->k->vl), 1);
         b->s.dh_tiles = arena_take(m, net->size, rows, round_up(P, net->k->max_rows), 1);
-        b->s.dW_hr = arena_take(m, net->size, P, round_up(H, net->k->vl), 1);
     }
 }
 
 static int take_scratch(arena *m, backward_call *b, int has_lengths, int has_order) {
     const network *net = &b->net;
-    const idx H = net->H, DP = net->D * net->P, width = round_up(widest_columns(net), net->k->vl);
+    const idx H = net->H, DP = net->D * net->P, vl = net->k->vl;
     const idx most = (CHUNK_ROWS + b->B - 1) / (b->B ? b->B : 1);
     b->steps = most < b->T ? most : b->T;
     const idx rows = b->steps * b->B;
@@ -62,13 +61,13 @@ static int take_scratch(arena *m, backward_call *b, int has_lengths, int has_ord
     if (has_order) {
         b->s.dhn = arena_take(m, net->size, b->B, net->P, 1);
         b->s.dy = arena_take(m, net->size, b->B, net->P, 1);
-        b->s.dx = arena_take(m, net->size, rows, net->L > 1 && DP > net->I ? DP : net->I, 1);
+        b->s.dx = arena_take(m, net->size, rows, widest_input(net), 1);
     }
     b->s.dz = arena_take(m, net->size, b->B + rows, net->GH, 1);
     b->s.offset = arena_take(m, sizeof(idx), b->steps + 1, 1, 1);
-    b->s.inputs = arena_take(m, net->size, rows, width, 1);
+    b->s.x_panels = arena_take(m, net->size, rows, round_up(widest_input(net), vl), 1);
+    b->s.h_panels = arena_take(m, net->size, rows, round_up(net->P, vl), 1);
     b->s.dz_tiles = arena_take(m, net->size, rows, round_up(net->GH, net->k->max_rows), 1);
-    b->s.dW = arena_take(m, net->size, net->GH, width, 1);
     if (!net->plain)
         take_variant_scratch(m, b, rows);
     return m->overflow ? CLSTM_ERROR_SIZE : CLSTM_OK;
@@ -219,7 +218,6 @@ static void backward_layer(const backward_call *b, idx layer) {
     const plane dy = layer_dy(b, layer),
                 h = plane_of(network_tape_output(net, b->tape, b->T, b->B, layer), b->B * DP, DP);
     backward_pass d = {.b = b, .layer = layer, .I = network_layer_input(net, layer)};
-    d.columns = d.I + P + 1;
     d.x = layer_input(b, layer);
     d.dx = layer_dx(b, layer);
     d.gives_dx = b->caller.order && layer == b->part.layer;
@@ -297,8 +295,10 @@ int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, c
     b.interruption = &interruption;
     interruption_start(&interruption, grads->interrupt, grads->interrupt_context);
     const fpmode caller = fpmode_enter();
+    clstm_expect_work();
     for (idx layer = b.part.end_layer - 1; layer >= b.part.layer; layer--)
         backward_layer(&b, layer);
+    clstm_expect_no_work();
     fpmode_leave(caller);
     return atomic_load(&interruption.ended) ? CLSTM_ERROR_INTERRUPTED : CLSTM_OK;
 }

@@ -7,25 +7,24 @@
 #include "network.h"
 
 typedef struct backward_scratch {
-    int64_t *active;                      /* (T); NULL without lengths */
-    void *zeros;                          /* (max(H, D*P)) */
-    void *dlayer[2];                      /* (T, B, D*P) gradients between layers */
-    void *dc;                             /* (B, H) */
-    void *dz;                             /* (B + chunk rows, GH): the last step of the chunk before, then this chunk */
-    idx *offset;                          /* (steps + 1) first row of each step of the chunk */
-    void *inputs;                         /* [x | h_before | 1] of the chunk in gemm panels */
-    void *dz_tiles;                       /* dz of the chunk, transposed, in row tiles */
-    void *dW;                             /* (GH, columns rounded up to VL) */
-    void *dh, *dout;                      /* of a variant: (B, P) and (B, H) */
-    void *dh0;                            /* of a learned initial state, or with an order: (B, P) */
-    void *dhn, *dy;                       /* with an order: (B, P), the caller's in our order; dy of one step */
-    void *dx;                             /* with an order: (steps, B, I or D*P) of the chunk */
-    step_masks masks;                     /* (B rows) */
-    void *masked_h;                       /* of variational dropout: (B, P) */
-    void *held;                           /* of zoneout: (B, P), what the h of the step before gets directly */
-    void *normed, *dnormed;               /* of layer normalisation: (chunk rows, G + 1, width) */
-    void *dh_clipped;                     /* of a projection: (chunk rows, P) */
-    void *unprojected, *dh_tiles, *dW_hr; /* as inputs, dz_tiles and dW */
+    int64_t *active;             /* (T); NULL without lengths */
+    void *zeros;                 /* (max(H, D*P)) */
+    void *dlayer[2];             /* (T, B, D*P) gradients between layers */
+    void *dc;                    /* (B, H) */
+    void *dz;                    /* (B + chunk rows, GH): the last step of the chunk before, then this chunk */
+    idx *offset;                 /* (steps + 1) first row of each step of the chunk */
+    void *x_panels, *h_panels;   /* x and h_before of the chunk in gemm panels */
+    void *dz_tiles;              /* dz of the chunk, transposed, in row tiles */
+    void *dh, *dout;             /* of a variant: (B, P) and (B, H) */
+    void *dh0;                   /* of a learned initial state, or with an order: (B, P) */
+    void *dhn, *dy;              /* with an order: (B, P), the caller's in our order; dy of one step */
+    void *dx;                    /* with an order: (steps, B, I or D*P) of the chunk */
+    step_masks masks;            /* (B rows) */
+    void *masked_h;              /* of variational dropout: (B, P) */
+    void *held;                  /* of zoneout: (B, P), what the h of the step before gets directly */
+    void *normed, *dnormed;      /* of layer normalisation: (chunk rows, G + 1, width) */
+    void *dh_clipped;            /* of a projection: (chunk rows, P) */
+    void *out_panels, *dh_tiles; /* of a projection, as x_panels and dz_tiles */
 } backward_scratch;
 
 typedef struct backward_call {
@@ -49,7 +48,7 @@ typedef struct backward_pass {
     const backward_call *b;
     idx layer, index; /* index: layer * D + direction */
     int reverse;
-    idx I, columns; /* columns: I + P + 1 of dW */
+    idx I;
     layer_weights w;
     variant_cell cell;
     void *const *dparams; /* of this layer and direction; or NULL */
@@ -78,19 +77,13 @@ static inline uint64_t step_of(const backward_call *b, idx t) {
     return (uint64_t)b->head.header->first_step + (uint64_t)t;
 }
 
-/* A (rows, columns) matrix in gemm panels; its columns are rounded up to VL. */
-typedef struct panels {
-    void *p;
-    idx rows, columns;
-} panels;
-
 /* First half of a chunk, s0 .. s1: dz, dx, and the inputs of the products of dW. */
 void backward_rows(backward_pass *d);
 
-/* Second half: dW += dz' [x | h_before | 1], and the same for what a variant has beside. */
+/* Second half: dW_ih += dz' x, dW_hh += dz' h_before, db += dz, and the same for what a variant has beside. */
 void backward_weights(backward_pass *d);
 
-/* Before the first chunk: what dW starts from, the caller's sums or zeros. After the last: dW to the caller's arrays.
+/* Before the first chunk: zeros where sums start, unless they go on with the caller's. After the last: the second bias.
  */
 void backward_weights_start(backward_pass *d);
 void backward_weights_finish(backward_pass *d);

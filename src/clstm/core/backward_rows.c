@@ -107,24 +107,15 @@ static void initial_gradients(const backward_pass *d, idx s, idx begin, idx end)
         variant_recurrent_grad(net, &d->w, &g);
 }
 
-/* Copies n values into columns col .. of row r. */
-static void put_columns(const network *net, const panels *to, idx r, idx col, const void *from, idx n) {
-    const idx panel = net->k->panel, all = round_up(to->columns, net->k->vl);
-    while (n > 0) {
-        const idx start = col / panel * panel, width = all - start < panel ? all - start : panel;
-        const idx run = start + width - col < n ? start + width - col : n;
-        memcpy(at(net, to->p, start * to->rows + r * width + (col - start)), from, (size_t)run * net->size);
-        from = at(net, from, run);
-        col += run;
-        n -= run;
+/* Copies n values to row r of (rows, n) gemm panels; zeros round it up to VL. */
+static void put_row(const network *net, void *panels, idx rows, idx r, const void *from, idx n) {
+    const idx panel = net->k->panel, all = round_up(n, net->k->vl);
+    for (idx start = 0; start < n; start += panel) {
+        const idx width = all - start < panel ? all - start : panel, run = n - start < width ? n - start : width;
+        void *const to = at(net, panels, start * rows + r * width);
+        memcpy(to, at(net, from, start), (size_t)run * net->size);
+        memset(at(net, to, run), 0, (size_t)(width - run) * net->size);
     }
-}
-
-/* Zeros in the columns that round a row up. */
-static void put_padding(const backward_pass *d, const panels *to, idx r) {
-    const network *net = &d->b->net;
-    for (idx col = to->columns; col < round_up(to->columns, net->k->vl); col++)
-        put_columns(net, to, r, col, d->b->s.zeros, 1);
 }
 
 /* The h that the recurrent product saw at a row; all steps of a chunk have the same factors. */
@@ -139,25 +130,16 @@ static const void *masked_h(const backward_pass *d, idx row, const void *h) {
     return g.to;
 }
 
-/* [x | h_before | 1 | 0] of a row of step t. */
+/* What the products of dW read of a row of step t. */
 static void put_inputs(const backward_pass *d, idx rows, idx r, idx t, idx row, int has_before) {
-    const network *net = &d->b->net;
-    const panels to = {d->b->s.inputs, rows, d->columns};
+    const backward_call *b = d->b;
+    const network *net = &b->net;
     const idx before = d->reverse ? t + 1 : t - 1;
-    const float one_f32 = 1;
-    const double one_f64 = 1;
     const void *h = has_before ? plane_at(net, d->h, before, row) : plane_at(net, d->h0, 0, row);
-    put_columns(net, &to, r, 0, plane_at(net, d->x, t, row), d->I);
-    put_columns(net, &to, r, d->I, masked_h(d, row, h), net->P);
-    put_columns(net, &to, r, d->I + net->P, net->size == 4 ? (const void *)&one_f32 : (const void *)&one_f64, 1);
-    put_padding(d, &to, r);
-}
-
-/* [o act(c) | 0] of a row of step t, for W_hr. */
-static void put_unprojected(const backward_pass *d, idx rows, idx r, idx t, idx row) {
-    const panels to = {d->b->s.unprojected, rows, d->b->net.H};
-    put_columns(&d->b->net, &to, r, 0, plane_at(&d->b->net, d->unprojected, t, row), to.columns);
-    put_padding(d, &to, r);
+    put_row(net, b->s.x_panels, rows, r, plane_at(net, d->x, t, row), d->I);
+    put_row(net, b->s.h_panels, rows, r, masked_h(d, row, h), net->P);
+    if (network_projects(net))
+        put_row(net, b->s.out_panels, rows, r, plane_at(net, d->unprojected, t, row), net->H);
 }
 
 /* dx of rows begin .. end of visited steps s0 .. s1, at all of which they are valid. */
@@ -222,12 +204,8 @@ static void step_inputs(const backward_pass *d, idx s0, idx s1, idx begin, idx e
         const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1;
         const idx n = begin + active_rows(b->s.active, b->T, t, begin, end - begin);
         const idx n_before = begin + active_rows(b->s.active, b->T, before, begin, end - begin);
-        for (idx row = begin; row < n; row++) {
-            const idx r = b->s.offset[s - d->s0] + row;
-            put_inputs(d, all_rows, r, t, row, row < n_before);
-            if (network_projects(&b->net))
-                put_unprojected(d, all_rows, r, t, row);
-        }
+        for (idx row = begin; row < n; row++)
+            put_inputs(d, all_rows, b->s.offset[s - d->s0] + row, t, row, row < n_before);
     }
     if (d->dx.p && s0 < s1 && d->gives_dx)
         sorted_input_gradients(d, s0, s1, begin, end);

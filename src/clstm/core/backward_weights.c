@@ -6,36 +6,61 @@
 #include "threads.h"
 #include "variants.h"
 
-/* dW (M, inputs) += dz' inputs over the chunk's rows, as far as it is the part's. */
-typedef struct weight_product {
-    idx M;
-    const void *dz; /* (rows, M) */
-    void *tiles;    /* dz transposed, in row tiles */
-    panels inputs;
-    void *dW; /* (M, columns rounded up to VL) */
-} weight_product;
+enum { TILES_AT_ONCE = 12 };
 
-static void add_weight_product(const backward_pass *d, const weight_product *p, int part) {
+/* Rows of the chunk. */
+static idx chunk_size(const backward_pass *d) { return d->b->s.offset[d->s1 - d->s0]; }
+
+/* dz (rows, M) transposed, in row tiles, of a part's rows of a weight matrix (M, n). */
+typedef struct tiles {
+    const void *p;
+    idx rows, first, end; /* of dz, and of the matrix */
+} tiles;
+
+static tiles transpose_rows(const backward_pass *d, const void *dz, idx M, void *to, int part) {
     const network *net = &d->b->net;
-    const idx tile = net->k->max_rows, rows = p->inputs.rows, width = round_up(p->inputs.columns, net->k->vl);
-    const row_split units = {.B = p->M, .tile = tile, .parts = d->b->weight_parts};
-    const idx first = row_split_start(&units, part), end = row_split_start(&units, part + 1);
-    void *dW = at(net, p->dW, first * width), *tiles = at(net, p->tiles, first * rows);
-    const tile_args transpose = {
-        .K = rows, .M = end - first, .src = at(net, p->dz, first), .src_row = p->M, .dst = tiles};
-    net->k->pack_tiles(&transpose);
-    const gemm_args g = {.groups = 1,
-                         .M = end - first,
-                         .N = width,
-                         .K = rows,
-                         .A = tiles,
-                         .a_tile = rows * tile,
-                         .B = p->inputs.p,
-                         .init = d->s0 || d->b->grads->accumulate ? dW : NULL,
-                         .init_row = width,
-                         .C = dW,
-                         .c_row = width};
-    net->k->gemm(&g);
+    const row_split units = {.B = M, .tile = net->k->max_rows, .parts = d->b->weight_parts};
+    const range of_part = row_split_range(&units, part);
+    const tiles t = {at(net, to, of_part.begin * chunk_size(d)), chunk_size(d), of_part.begin, of_part.end};
+    const tile_args g = {
+        .K = t.rows, .M = t.end - t.first, .src = at(net, dz, t.first), .src_row = M, .dst = (void *)(uintptr_t)t.p};
+    net->k->pack_tiles(&g);
+    return t;
+}
+
+/* dW (M, n) += dz' inputs over the chunk's rows; inputs (rows, n) in gemm panels. Some row tiles at a time, whose rows of
+ * dW stay in the L2 cache while the product goes from panel to panel. */
+static void add_weight_product(const backward_pass *d, const tiles *dz, const void *inputs, idx n, void *dW) {
+    const network *net = &d->b->net;
+    const idx tile = net->k->max_rows, at_once = TILES_AT_ONCE * tile;
+    for (idx row = dz->first; row < dz->end; row += at_once) {
+        void *const to = at(net, dW, row * n);
+        const gemm_args g = {.groups = 1,
+                             .M = dz->end - row < at_once ? dz->end - row : at_once,
+                             .N = n,
+                             .K = dz->rows,
+                             .A = at(net, dz->p, (row - dz->first) * dz->rows),
+                             .a_tile = dz->rows * tile,
+                             .B = inputs,
+                             .init = d->s0 || d->b->grads->accumulate ? to : NULL,
+                             .init_row = n,
+                             .C = to,
+                             .c_row = n};
+        net->k->gemm(&g);
+    }
+}
+
+/* The gradient of bias_ih: the sum of dz over the chunk's rows, for the part's columns. */
+static void add_bias(const backward_pass *d, int part) {
+    const network *net = &d->b->net;
+    const row_split gates = {.B = net->GH, .tile = net->k->vl, .parts = d->b->weight_parts};
+    const range columns = row_split_range(&gates, part);
+    const sum_args g = {.rows = chunk_size(d),
+                        .n = columns.end - columns.begin,
+                        .a = at(net, dz_at(d, d->s0, 0), columns.begin),
+                        .a_row = net->GH,
+                        .sum = at(net, d->dparams[2], columns.begin)};
+    net->k->variant->sum_products(&g);
 }
 
 /* dw (H) of a gate's peephole += dz c over rows begin .. end of a step, for hidden units first .. last. */
@@ -90,7 +115,7 @@ static void chunk_normalization(const backward_pass *d, int part) {
     const idx first = row_split_start(&units, part), last = row_split_start(&units, part + 1);
     for (int slot = 0; slot <= d->cell.cell_slot && first < last; slot++) {
         const idx column = slot * d->cell.width + first;
-        sum_args g = {.rows = b->s.offset[d->s1 - d->s0],
+        sum_args g = {.rows = chunk_size(d),
                       .n = last - first,
                       .a = at(net, b->s.dnormed, column),
                       .b = at(net, b->s.normed, column),
@@ -111,80 +136,54 @@ static void chunk_normalization(const backward_pass *d, int part) {
 static void chunk_weights(void *context, int part) {
     const backward_pass *d = context;
     const backward_call *b = d->b;
-    const idx rows = b->s.offset[d->s1 - d->s0];
-    const weight_product of_inputs = {
-        b->net.GH, dz_at(d, d->s0, 0), b->s.dz_tiles, {b->s.inputs, rows, d->columns}, b->s.dW};
-    add_weight_product(d, &of_inputs, part);
-    if (network_projects(&b->net)) {
-        const weight_product of_projection = {
-            b->net.P, b->s.dh_clipped, b->s.dh_tiles, {b->s.unprojected, rows, b->net.H}, b->s.dW_hr};
-        add_weight_product(d, &of_projection, part);
+    const network *net = &b->net;
+    const tiles dz = transpose_rows(d, dz_at(d, d->s0, 0), net->GH, b->s.dz_tiles, part);
+    add_weight_product(d, &dz, b->s.x_panels, d->I, d->dparams[0]);
+    add_weight_product(d, &dz, b->s.h_panels, net->P, d->dparams[1]);
+    if (net->spec->bias && !network_normalizes(net))
+        add_bias(d, part);
+    if (network_projects(net)) {
+        const tiles dh = transpose_rows(d, b->s.dh_clipped, net->P, b->s.dh_tiles, part);
+        add_weight_product(d, &dh, b->s.out_panels, net->H, d->dparams[network_param_places(net->spec).weight_hr]);
     }
-    if (b->net.spec->variant.peepholes)
+    if (net->spec->variant.peepholes)
         chunk_peepholes(d, part);
-    if (network_normalizes(&b->net))
+    if (network_normalizes(net))
         chunk_normalization(d, part);
 }
 
 void backward_weights(backward_pass *d) { clstm_parallel((int)d->b->weight_parts, chunk_weights, d); }
 
-static void move(void *ours, void *callers, idx n, const network *net, int out) {
-    memcpy(out ? callers : ours, out ? ours : callers, (size_t)n * net->size);
-}
-
-/* The part's rows of dW (GH, [I | P | 1]), and dW_hr, out to the caller's arrays or in from them. */
-static void move_weights(const backward_pass *d, int part, int out) {
-    const network *net = &d->b->net;
-    const row_split gates = {.B = net->GH, .tile = 1, .parts = d->b->weight_parts};
-    const range rows = row_split_range(&gates, part);
-    const idx width = round_up(d->columns, net->k->vl), hr_width = round_up(net->H, net->k->vl);
-    for (idx j = rows.begin; j < rows.end; j++) {
-        void *row = at(net, d->b->s.dW, j * width);
-        move(row, at(net, d->dparams[0], j * d->I), d->I, net, out);
-        move(at(net, row, d->I), at(net, d->dparams[1], j * net->P), net->P, net, out);
-        for (int bias = 0; bias < 2 * net->spec->bias && !network_normalizes(net); bias++)
-            move(at(net, row, d->I + net->P), at(net, d->dparams[2 + bias], j), 1, net, out);
-    }
-    if (part == 0 && out && network_normalizes(net) && net->spec->bias)
-        memcpy(d->dparams[3], d->dparams[2], (size_t)net->GH * net->size);
-    for (idx j = 0; j < net->P && part == 0 && network_projects(net); j++)
-        move(at(net, d->b->s.dW_hr, j * hr_width),
-             at(net, d->dparams[network_param_places(net->spec).weight_hr], j * net->H), net->H, net, out);
-}
-
-static void read_weights(void *context, int part) { move_weights(context, part, 0); }
-
-static void write_weights(void *context, int part) { move_weights(context, part, 1); }
-
-/* Zeros where gradients of a variant's weights are summed up in the caller's arrays. */
+/* Zeros where gradients are sums from the start; the products write theirs with the first chunk, if there is one. */
 static void clear_sums(const backward_pass *d) {
     const network *net = &d->b->net;
     const param_places p = network_param_places(net->spec);
     const size_t gates = (size_t)net->GH * net->size, unit = (size_t)net->H * net->size;
+    if (d->b->T == 0 || d->b->B == 0) {
+        memset(d->dparams[0], 0, gates * (size_t)d->I);
+        memset(d->dparams[1], 0, gates * (size_t)net->P);
+        if (network_projects(net))
+            memset(d->dparams[p.weight_hr], 0, unit * (size_t)net->P);
+    }
+    if (net->spec->bias)
+        memset(d->dparams[2], 0, gates);
     if (net->spec->variant.peepholes)
         memset(d->dparams[p.weight_ch], 0, gates - unit);
     if (!network_normalizes(net))
         return;
     memset(d->dparams[p.weight_ln], 0, gates);
     memset(d->dparams[p.weight_ln_c], 0, unit);
-    if (net->spec->bias) {
-        memset(d->dparams[2], 0, gates);
+    if (net->spec->bias)
         memset(d->dparams[p.bias_ln_c], 0, unit);
-    }
 }
 
-/* What the sums of the weights' gradients start from: the caller's, or zeros as far as no product starts them. */
 void backward_weights_start(backward_pass *d) {
-    const network *net = &d->b->net;
-    if (d->b->T == 0 || d->b->B == 0 || d->b->grads->accumulate) {
-        memset(d->b->s.dW, 0, (size_t)(net->GH * round_up(d->columns, net->k->vl)) * net->size);
-        if (network_projects(net))
-            memset(d->b->s.dW_hr, 0, (size_t)(net->P * round_up(net->H, net->k->vl)) * net->size);
-    }
-    if (d->b->grads->accumulate)
-        clstm_parallel((int)d->b->weight_parts, read_weights, d);
-    else
+    if (!d->b->grads->accumulate)
         clear_sums(d);
 }
 
-void backward_weights_finish(backward_pass *d) { clstm_parallel((int)d->b->weight_parts, write_weights, d); }
+void backward_weights_finish(backward_pass *d) {
+    const network *net = &d->b->net;
+    if (net->spec->bias)
+        memcpy(d->dparams[3], d->dparams[2], (size_t)net->GH * net->size);
+}

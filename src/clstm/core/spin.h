@@ -20,6 +20,18 @@ static inline void spin_pause(void) {
 #endif
 }
 
+/* Whether other threads change *counter from `value` within some tens of microseconds, about what it takes to fall asleep
+ * and wake up. */
+static inline int spin_changes(atomic_int *counter, int value) {
+    enum { SPINS = 2000 };
+    for (int spins = 0; spins < SPINS; spins++) {
+        if (atomic_load_explicit(counter, memory_order_acquire) != value)
+            return 1;
+        spin_pause();
+    }
+    return 0;
+}
+
 /* Waits until a counter that other running threads raise has reached `value`; lets others run if that takes long, for
  * they may need this processor. */
 static inline void spin_until(atomic_llong *counter, long long value) {

@@ -3,6 +3,7 @@
 #include "threads.h"
 #include "clstm.h"
 #include "fpmode.h"
+#include "spin.h"
 #include "sync.h"
 
 #include <stdatomic.h>
@@ -15,8 +16,8 @@ typedef struct job {
     void (*run)(void *context, int part);
     void *context;
     int threads, parts;
-    atomic_int next; /* the first part that nobody has claimed */
-    int helpers;     /* workers that run parts of it; less than threads */
+    atomic_int next;    /* the first part that nobody has claimed */
+    atomic_int helpers; /* workers that run parts of it; less than threads. Raised with the lock held */
     struct job *link;
 } job;
 
@@ -29,6 +30,8 @@ static struct {
     int workers;             /* started and not gone; at most limit - 1, or a little later */
     int busy;                /* workers that run parts */
     atomic_int jobs;         /* how many are open */
+    atomic_int opened;       /* how many have been, with the lock free again */
+    atomic_int expecting;    /* callers that may open another */
     atomic_int running;      /* callers and busy workers */
     atomic_int limit;        /* of running; 0: nobody has asked yet */
 } pool = {.lock = SYNC_LOCK_INIT, .work = SYNC_CONDITION_INIT, .finished = SYNC_CONDITION_INIT};
@@ -50,6 +53,7 @@ static void after_fork_in_child(void) {
     pool.workers = pool.busy = 0;
     atomic_store(&pool.jobs, 0);
     atomic_store(&pool.running, 0);
+    atomic_store(&pool.expecting, 0);
 }
 
 static void register_handlers(void) { pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child); }
@@ -111,7 +115,7 @@ static int claim(job *job, int *part) {
 
 static job *find_job(void) {
     job *job = atomic_load(&pool.running) < atomic_load(&pool.limit) ? pool.open : NULL;
-    while (job && (unclaimed(job) <= 0 || job->helpers + 1 >= job->threads))
+    while (job && (unclaimed(job) <= 0 || atomic_load(&job->helpers) + 1 >= job->threads))
         job = job->link;
     return job;
 }
@@ -123,6 +127,31 @@ static void help(job *job) {
         job->run(job->context, part);
 }
 
+/* Helps with a job, which is gone when this returns; with the lock held before and after. */
+static void work_on(job *job) {
+    atomic_fetch_add(&pool.running, 1);
+    pool.busy++;
+    atomic_fetch_add(&job->helpers, 1);
+    sync_release(&pool.lock);
+    help(job);
+    const int last = atomic_fetch_sub(&job->helpers, 1) == 1;
+    sync_acquire(&pool.lock);
+    atomic_fetch_sub(&pool.running, 1);
+    pool.busy--;
+    if (last)
+        sync_wake_all(&pool.finished);
+}
+
+/* Waits a moment for another job, if one is expected, with the lock held before and after. */
+static void stay_awake(void) {
+    const int opened = atomic_load(&pool.opened);
+    if (atomic_load(&pool.expecting) == 0 || atomic_load(&pool.running) >= atomic_load(&pool.limit))
+        return;
+    sync_release(&pool.lock);
+    spin_changes(&pool.opened, opened);
+    sync_acquire(&pool.lock);
+}
+
 SYNC_THREAD(worker) {
     (void)unused;
     fpmode_enter();
@@ -130,20 +159,12 @@ SYNC_THREAD(worker) {
     sync_acquire(&pool.lock);
     while (pool.workers < atomic_load(&pool.limit)) {
         job *job = find_job();
-        if (!job) {
+        if (job) {
+            work_on(job);
+            stay_awake();
+        } else {
             sync_wait(&pool.work, &pool.lock);
-            continue;
         }
-        atomic_fetch_add(&pool.running, 1);
-        pool.busy++;
-        job->helpers++;
-        sync_release(&pool.lock);
-        help(job);
-        sync_acquire(&pool.lock);
-        atomic_fetch_sub(&pool.running, 1);
-        pool.busy--;
-        if (--job->helpers == 0)
-            sync_wake_all(&pool.finished);
     }
     pool.workers--;
     sync_release(&pool.lock);
@@ -170,6 +191,20 @@ static void open_job(job *job) {
     pool.open = job;
     call_workers((job->threads < job->parts ? job->threads : job->parts) - 1);
     sync_release(&pool.lock);
+    atomic_fetch_add(&pool.opened, 1);
+}
+
+/* Waits until no worker runs parts of a job that is no longer open. */
+static void wait_for_helpers(job *job) {
+    int helpers = atomic_load(&job->helpers);
+    while (helpers > 0 && spin_changes(&job->helpers, helpers))
+        helpers = atomic_load(&job->helpers);
+    if (helpers == 0)
+        return;
+    sync_acquire(&pool.lock);
+    while (atomic_load(&job->helpers) > 0)
+        sync_wait(&pool.finished, &pool.lock);
+    sync_release(&pool.lock);
 }
 
 static void close_job(job *job) {
@@ -182,9 +217,8 @@ static void close_job(job *job) {
     atomic_fetch_sub(&pool.running, 1);
     if (pool.open)
         call_workers(1); /* into the place that this caller leaves */
-    while (job->helpers > 0)
-        sync_wait(&pool.finished, &pool.lock);
     sync_release(&pool.lock);
+    wait_for_helpers(job);
 }
 
 /* One part needs no worker, and so no lock, unless another call waits for this caller's place. */
@@ -210,6 +244,9 @@ static void run_with_workers(int threads, int parts, void (*run)(void *context, 
         run(context, part);
     close_job(&job);
 }
+
+void clstm_expect_work(void) { atomic_fetch_add(&pool.expecting, 1); }
+void clstm_expect_no_work(void) { atomic_fetch_sub(&pool.expecting, 1); }
 
 void clstm_parallel(int parts, void (*run)(void *context, int part), void *context) {
     clstm_team(parts, parts, run, context);

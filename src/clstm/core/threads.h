@@ -1,4 +1,5 @@
-/* The worker pool: one for the process, started on first use, asleep between calls. */
+/* The worker pool: one for the process, started on first use, asleep between calls. Within a call, whoever has nothing to
+ * do stays awake for some tens of microseconds, for waking a sleeper takes as long. */
 #ifndef CLSTM_THREADS_H
 #define CLSTM_THREADS_H
 
@@ -14,6 +15,10 @@ void clstm_parallel(int parts, void (*run)(void *context, int part), void *conte
 
 /* The same on no more than `threads` threads, for parts that wait for each other. */
 void clstm_team(int threads, int parts, void (*run)(void *context, int part), void *context);
+
+/* Between these two, a caller may have more for workers to do: they stay awake a little longer for it. */
+void clstm_expect_work(void);
+void clstm_expect_no_work(void);
 
 /* How many threads can run at the same time: the limit, or fewer if there are fewer processors. */
 int clstm_most_at_once(void);

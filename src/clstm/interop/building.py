@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..lstm import LSTM
-from ..serialization import FilePath
+from ..serialization import FilePath, read_file
 
 
 class Direction(NamedTuple):
@@ -133,6 +134,13 @@ def require(module: str, extra: str) -> Any:
         raise ImportError(f"{module} is missing: pip install '.[{extra}]' from a clone of clstm brings it") from error
 
 
+def read_json(path: FilePath, *keys: str) -> Mapping[str, Any]:
+    """The JSON object in a file, which has `keys`."""
+    data = read_file(path)
+    with reading(path):
+        return as_mapping("the file", json.loads(data), *keys)
+
+
 def as_mapping(name: str, value: Any, *keys: str) -> Mapping[str, Any]:
     """Return `value`, a JSON object that has `keys`."""
     if not isinstance(value, dict):
@@ -158,8 +166,8 @@ def as_numbers(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarr
 
 
 def reverse_time(x: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
-    """Each row of x (T, B, F) from its own last step to its first; what lies beyond its length stays."""
+    """Each row of x (T, B, ...) from its own last step to its first; what lies beyond its length stays."""
     if lengths is None:
         return x[::-1]
     t = np.arange(len(x))[:, None]
-    return np.take_along_axis(x, np.where(t < lengths, lengths - 1 - t, t)[:, :, None], axis=0)
+    return x[np.where(t < lengths, lengths - 1 - t, t), np.arange(x.shape[1])]

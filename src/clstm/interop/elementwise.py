@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -13,12 +14,20 @@ Function = Callable[[np.ndarray], np.ndarray]
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)), the LSTM's own."""
-    return _core.apply(1, np.ascontiguousarray(x))
+    return _apply(1, x)
 
 
 def tanh(x: np.ndarray) -> np.ndarray:
     """The LSTM's own tanh."""
-    return _core.apply(2, np.ascontiguousarray(x))
+    return _apply(2, x)
+
+
+def _apply(function: int, x: np.ndarray) -> np.ndarray:
+    """A function of the C library, which takes the bytes as they are. float16 is computed in float32."""
+    if x.dtype.kind != "f" or x.dtype.itemsize > 8:
+        raise TypeError(f"x has dtype {x.dtype}, but floating-point numbers are expected")
+    dtype = np.float64 if x.dtype.itemsize == 8 else np.float32
+    return _core.apply(function, np.asarray(x, dtype, order="C")).astype(x.dtype, copy=False)
 
 
 def relu(x: np.ndarray) -> np.ndarray:
@@ -46,6 +55,49 @@ def softplus(x: np.ndarray) -> np.ndarray:
 def softsign(x: np.ndarray) -> np.ndarray:
     """x / (1 + |x|)."""
     y: np.ndarray = x / (1 + np.abs(x))
+    return y
+
+
+def celu(x: np.ndarray, alpha: float = 1.0) -> np.ndarray:
+    """x where it is positive, else alpha (exp(x / alpha) - 1) (Barron 2017)."""
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha))
+
+
+def selu(x: np.ndarray, alpha: float = 1.6732632423543772, gamma: float = 1.0507009873554805) -> np.ndarray:
+    """gamma times x where it is positive, else gamma alpha (exp(x) - 1) (Klambauer et al. 2017)."""
+    y: np.ndarray = gamma * elu(x, alpha)
+    return y
+
+
+def erf(x: np.ndarray) -> np.ndarray:
+    """2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
+    return np.fromiter(map(math.erf, x.flat), x.dtype, x.size).reshape(x.shape)
+
+
+def gelu(x: np.ndarray, approximate: bool = False) -> np.ndarray:
+    """x times the normal distribution's function, or its usual approximation (Hendrycks & Gimpel 2016)."""
+    if approximate:
+        y: np.ndarray = 0.5 * x * (1 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+    else:
+        y = 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
+    return y
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    """x sigmoid(x) (Ramachandran et al. 2017: swish)."""
+    y: np.ndarray = x * sigmoid(x)
+    return y
+
+
+def hard_silu(x: np.ndarray) -> np.ndarray:
+    """x hard_sigmoid(x) with alpha 1/6 (Howard et al. 2019: hard swish)."""
+    y: np.ndarray = x * hard_sigmoid(x, 1 / 6)
+    return y
+
+
+def mish(x: np.ndarray) -> np.ndarray:
+    """x tanh(softplus(x)) (Misra 2019)."""
+    y: np.ndarray = x * tanh(softplus(x))
     return y
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..serialization import FilePath
+from ..serialization import FilePath, read_file
 from .building import as_mapping, reading
 from .hdf5 import SIGNATURE, Dataset, Group, open_hdf5
 
@@ -33,17 +33,8 @@ class KerasFile(NamedTuple):
 
 
 def read_keras(path: FilePath) -> KerasFile:
-    """Read a file of any of the three kinds.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If it is damaged or no file of Keras.
-    """
-    with open(path, "rb") as file:
-        data = file.read()
+    """Read a file of any of the three kinds. It raises what `from_keras` does."""
+    data = read_file(path)
     with reading(path, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error):
         if data.startswith(b"PK"):
             return _read_zip(data)
@@ -69,6 +60,8 @@ def _member(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
     info = archive.getinfo(name)
     if info.file_size > 20 * size:
         raise ValueError(f"{name} grows from {size} to {info.file_size} bytes")
+    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotImplementedError(f"{name} is encrypted, or compressed in an unusual way")
     with archive.open(info) as file:
         return file.read(info.file_size)
 

@@ -10,35 +10,13 @@ from typing import Any
 import numpy as np
 
 from . import elementwise
-from .elementwise import Function
-from .keras_lstm import Tensor, hard_sigmoid_slope
+from .keras_activations import function_of
+from .keras_lstm import Tensor
+from .limits import broadcast, limited
 
 Description = Mapping[str, Any]  # class_name, config and more of one layer
 Arrays = list[np.ndarray]
 Layer = Callable[[list[Tensor]], Tensor]
-
-ACTIVATIONS: dict[str, Function] = {
-    "linear": lambda x: x,
-    "relu": elementwise.relu,
-    "sigmoid": elementwise.sigmoid,
-    "tanh": elementwise.tanh,
-    "softmax": elementwise.softmax,
-    "elu": elementwise.elu,
-    "softplus": elementwise.softplus,
-    "softsign": elementwise.softsign,
-    "exponential": np.exp,
-}
-
-
-def activation(value: Any, version: int | None) -> Function:
-    """The function of a configuration's `activation`. Keras 2 and 3 mean different ones by hard_sigmoid."""
-    if value is None:
-        value = "linear"
-    if value == "hard_sigmoid":
-        return functools.partial(elementwise.hard_sigmoid, alpha=hard_sigmoid_slope(version))
-    if not isinstance(value, str) or value not in ACTIVATIONS:
-        raise NotImplementedError(f"the activation {value!r:.60} is not supported, only {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[value]
 
 
 def _need(arrays: Arrays, *dimensions: int) -> Arrays:
@@ -51,9 +29,10 @@ def _need(arrays: Arrays, *dimensions: int) -> Arrays:
 def _dense(layer: Description, arrays: Arrays, version: int | None) -> Layer:
     config = layer["config"]
     kernel, *bias = _need(arrays, 2, *[1] * bool(config.get("use_bias", True)))
-    function = activation(config.get("activation"), version)
+    function = function_of(config.get("activation"), version)
 
     def call(x: Tensor) -> Tensor:
+        limited([*x.array.shape[:-1], kernel.shape[1]])
         y = x.array.astype(kernel.dtype, copy=False) @ kernel
         return Tensor(function(y + bias[0] if bias else y), x.mask)
 
@@ -77,6 +56,7 @@ def _embedding(layer: Description, arrays: Arrays, version: int | None) -> Layer
         indices = x.array.astype(np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < len(table):
             raise ValueError(f"x has values from {indices.min()} to {indices.max()}, but input_dim is {len(table)}")
+        limited([*indices.shape, table.shape[1]])
         return Tensor(table[indices], indices != 0 if config.get("mask_zero") else None)
 
     return _of_one(call)
@@ -111,9 +91,94 @@ def _batch_normalization(layer: Description, arrays: Arrays, version: int | None
     return _of_one(call)
 
 
+def _layer_normalization(layer: Description, arrays: Arrays, version: int | None) -> Layer:
+    config = layer["config"]
+    flags = [bool(config.get(key, True)) for key in ("scale", "center")]
+    rest = iter(_need(arrays, *[1] * sum(flags)))
+    gamma, beta = (next(rest) if flag else None for flag in flags)
+    if config.get("rms_scaling"):
+        raise NotImplementedError("rms_scaling is not supported")
+
+    def call(x: Tensor) -> Tensor:
+        if config.get("axis", -1) not in (-1, [-1], x.array.ndim - 1, [x.array.ndim - 1]):
+            raise NotImplementedError(f"LayerNormalization along axis {config['axis']!r:.20} is not supported")
+        z = x.array - x.array.mean(-1, keepdims=True)
+        y = z / np.sqrt((z * z).mean(-1, keepdims=True) + config.get("epsilon", 1e-3))
+        y = y if gamma is None else y * gamma
+        return Tensor(y if beta is None else y + beta, x.mask)
+
+    return _of_one(call)
+
+
+def _global_pooling(layer: Description, arrays: Arrays, version: int | None) -> Layer:
+    """Mean of the steps that a mask leaves, or maximum of all steps: Keras pays no attention to the mask there."""
+    config, kind = layer["config"], layer["class_name"]
+    if config.get("data_format", "channels_last") != "channels_last":
+        raise NotImplementedError(f"{kind} with data_format {config['data_format']!r:.20} is not supported")
+    keepdims = bool(config.get("keepdims"))
+
+    def call(x: Tensor) -> Tensor:
+        if kind == "GlobalMaxPooling1D":
+            return Tensor(x.array.max(1, keepdims=keepdims))
+        if x.mask is None:
+            return Tensor(x.array.mean(1, keepdims=keepdims))
+        counted = x.mask[..., None]
+        y = np.where(counted, x.array, 0).sum(1, keepdims=keepdims)
+        return Tensor(y / counted.sum(1, dtype=y.dtype, keepdims=keepdims))
+
+    return _of_one(call)
+
+
+def _relu(layer: Description, arrays: Arrays, version: int | None) -> Layer:
+    """x from the threshold to the maximum; below the threshold, slope times what lacks."""
+    config = layer["config"]
+    slope, threshold = (float(config.get(key) or 0) for key in ("negative_slope", "threshold"))
+    most = config.get("max_value")
+
+    def call(x: Tensor) -> Tensor:
+        y = np.where(x.array >= threshold, x.array, slope * (x.array - threshold))
+        return Tensor(y if most is None else np.minimum(y, most), x.mask)
+
+    return _of_one(call)
+
+
+def _leaky_relu(layer: Description, arrays: Arrays, version: int | None) -> Layer:
+    config = layer["config"]
+    slope = float(config.get("negative_slope", config.get("alpha", 0.3)))  # Keras 3, Keras 2
+    return _of_one(lambda x: Tensor(elementwise.leaky_relu(x.array, slope), x.mask))
+
+
+def _elu(layer: Description, arrays: Arrays, version: int | None) -> Layer:
+    alpha = float(layer["config"].get("alpha", 1.0))
+    return _of_one(lambda x: Tensor(elementwise.elu(x.array, alpha), x.mask))
+
+
+def _softmax(layer: Description, arrays: Arrays, version: int | None) -> Layer:
+    axis = layer["config"].get("axis", -1)
+    if not isinstance(axis, int):
+        raise NotImplementedError(f"Softmax along the axes {axis!r:.40} is not supported")
+
+    def call(x: Tensor) -> Tensor:
+        if x.mask is not None:
+            raise NotImplementedError("Softmax of what is masked is not supported")
+        return Tensor(elementwise.softmax(x.array, axis))
+
+    return _of_one(call)
+
+
+def _rescaling(layer: Description, arrays: Arrays, version: int | None) -> Layer:
+    scale, offset = (float(layer["config"].get(key, usual)) for key, usual in (("scale", 1), ("offset", 0)))
+    return _of_one(lambda x: Tensor(x.array * scale + offset, x.mask))
+
+
+def _permute(layer: Description, arrays: Arrays, version: int | None) -> Layer:
+    axes = [0, *(int(axis) for axis in layer["config"]["dims"])]
+    return _of_one(lambda x: Tensor(np.transpose(x.array, axes)))
+
+
 def _activation(layer: Description, arrays: Arrays, version: int | None) -> Layer:
     config = layer["config"]
-    function = activation(config.get("activation"), version)
+    function = function_of(config.get("activation"), version)
     return _of_one(lambda x: Tensor(function(x.array), x.mask))
 
 
@@ -132,18 +197,13 @@ def _reshape(layer: Description, arrays: Arrays, version: int | None) -> Layer:
 
 
 def _repeat_vector(layer: Description, arrays: Arrays, version: int | None) -> Layer:
-    config = layer["config"]
-    return _of_one(lambda x: Tensor(np.repeat(x.array[:, None], int(config["n"]), axis=1)))
+    n = int(layer["config"]["n"])
 
+    def call(x: Tensor) -> Tensor:
+        limited([n, x.array.size])
+        return Tensor(np.repeat(x.array[:, None], n, axis=1))
 
-def _not_equal(layer: Description, arrays: Arrays, version: int | None) -> Layer:
-    """One of the operations that make a mask, which Keras 3 writes out; the number is an argument of its use."""
-    value = float(layer["inbound_nodes"][0]["args"][1])
-    return _of_one(lambda x: Tensor(x.array != value))
-
-
-def _any(layer: Description, arrays: Arrays, version: int | None) -> Layer:
-    return _of_one(lambda x: Tensor(np.any(x.array, axis=-1)))
+    return _of_one(call)
 
 
 def _concatenate(layer: Description, arrays: Arrays, version: int | None) -> Layer:
@@ -151,18 +211,29 @@ def _concatenate(layer: Description, arrays: Arrays, version: int | None) -> Lay
     axis = int(config.get("axis", -1))
 
     def call(tensors: list[Tensor]) -> Tensor:
+        limited([sum(x.array.size for x in tensors)])
         y = np.concatenate([x.array for x in tensors], axis)
         return Tensor(y, _common_mask(tensors, along_time=axis in (1, 1 - y.ndim)))
 
     return call
 
 
-def _add(layer: Description, arrays: Arrays, version: int | None) -> Layer:
-    return lambda tensors: Tensor(functools.reduce(np.add, [x.array for x in tensors]), _common_mask(tensors))
+def _merging(function: Callable[[Arrays], np.ndarray]) -> Callable[..., Layer]:
+    """A layer that makes one array of several."""
+
+    def make(layer: Description, arrays: Arrays, version: int | None) -> Layer:
+        def call(tensors: list[Tensor]) -> Tensor:
+            found = [x.array for x in tensors]
+            broadcast(*found)
+            return Tensor(function(found), _common_mask(tensors))
+
+        return call
+
+    return make
 
 
 def _common_mask(tensors: list[Tensor], along_time: bool = False) -> np.ndarray | None:
-    """The mask of several tensors, as in Keras 2: a step counts where it does in all. Keras 3 writes it out."""
+    """The mask of several tensors, as in Keras 2: a step counts where it does in all. Keras 3 writes masks out."""
     if all(x.mask is None for x in tensors):
         return None
     masks = [np.ones(x.array.shape[:2], np.bool_) if x.mask is None else x.mask for x in tensors]
@@ -187,10 +258,20 @@ LAYERS: dict[str, Callable[[Description, Arrays, int | None], Layer]] = {
     "Flatten": _flatten,
     "Reshape": _reshape,
     "RepeatVector": _repeat_vector,
-    "NotEqual": _not_equal,
-    "Any": _any,
+    "Permute": _permute,
+    "LayerNormalization": _layer_normalization,
+    "GlobalAveragePooling1D": _global_pooling,
+    "GlobalMaxPooling1D": _global_pooling,
+    "ReLU": _relu,
+    "LeakyReLU": _leaky_relu,
+    "ELU": _elu,
+    "Softmax": _softmax,
+    "Rescaling": _rescaling,
     "Concatenate": _concatenate,
-    "Add": _add,
+    "Add": _merging(lambda arrays: functools.reduce(np.add, arrays)),
+    "Subtract": _merging(lambda arrays: functools.reduce(np.subtract, arrays)),
+    "Average": _merging(lambda arrays: functools.reduce(np.add, arrays) / len(arrays)),
     # these do nothing at inference
-    **dict.fromkeys(("InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "ActivityRegularization"), _same),
+    **dict.fromkeys(("InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout"), _same),
+    **dict.fromkeys(("AlphaDropout", "ActivityRegularization"), _same),
 }

@@ -13,19 +13,11 @@ import numpy as np
 
 from ..lstm import LSTM
 from .building import Direction, as_mapping, make_lstm
+from .keras_activations import lstm_activation
+from .limits import limited
 
 State = list[np.ndarray]
 
-# Our names of Keras's activations that an LSTM can have. hard_sigmoid depends on the version.
-ACTIVATIONS = {
-    "sigmoid": "sigmoid",
-    "tanh": "tanh",
-    "relu": "relu",
-    "linear": "identity",
-    "elu": "elu",
-    "softsign": "softsign",
-    "softplus": "softplus",
-}
 MERGES = ("concat", "sum", "mul", "ave", None)
 
 
@@ -71,6 +63,7 @@ class RecurrentLayer:
         array, mask = x
         if array.ndim != 3:
             raise ValueError(f"x has shape {array.shape}, but (batch, time, features) is expected")
+        limited([*array.shape[:2], 1 + self.lstm.bidirectional, self.lstm.hidden_size])
         if self._backwards:
             array, mask = array[:, ::-1], None if mask is None else mask[:, ::-1]
         y, states = self._run(array, mask, self._state if state is None else state)
@@ -162,28 +155,10 @@ def _make_lstm(layers: list[Mapping[str, Any]], arrays: list[np.ndarray], versio
 def _options(config: Mapping[str, Any], version: int | None) -> dict[str, Any]:
     """The arguments of `clstm.LSTM` for what goes beyond the plain cell."""
     output, gates = (
-        _activation(config.get(key, usual), version)
+        lstm_activation(config.get(key, usual), version)
         for key, usual in (("activation", "tanh"), ("recurrent_activation", "sigmoid"))
     )
     return {} if (gates, output) == ("sigmoid", "tanh") else {"activations": [gates, output, output]}
-
-
-def _activation(value: Any, version: int | None) -> Any:
-    """An activation as `clstm.LSTM` takes it."""
-    if value is None:
-        return "identity"
-    if value == "hard_sigmoid":
-        return "hard_sigmoid", hard_sigmoid_slope(version), 0.5
-    if not isinstance(value, str) or value not in ACTIVATIONS:
-        raise NotImplementedError(f"the activation {value!r:.60} is not supported, only {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[value]
-
-
-def hard_sigmoid_slope(version: int | None) -> float:
-    """Alpha of clip(alpha x + 0.5, 0, 1): 0.2 in Keras 2, 1/6 in Keras 3."""
-    if version is None:
-        raise ValueError("hard_sigmoid needs the version of Keras, but the file does not say it")
-    return 1 / 6 if version >= 3 else 0.2
 
 
 def _direction(arrays: list[np.ndarray], H: Any, bias: bool, cudnn: bool) -> Direction:

@@ -15,6 +15,8 @@ from .building import reading
 from .keras_file import KerasFile, layers_of, read_keras
 from .keras_layers import LAYERS, Layer
 from .keras_lstm import RecurrentLayer, Tensor, guess_layer, make_layer
+from .keras_operations import OPERATIONS, is_operation, make_operation
+from .limits import USUAL, within
 
 RECURRENT = ("LSTM", "CuDNNLSTM", "Bidirectional")
 Reference = tuple[str, int, int]  # name of a layer, which of its calls, which of its outputs
@@ -27,7 +29,7 @@ class Call(NamedTuple):
     use: int  # which one, from 0
     inputs: list[Reference]
     state: list[Reference]  # initial state
-    mask: list[Reference]  # one, or none
+    mask: list[Reference] | None  # one, or none; None: that of the inputs, as the layer before made it
 
 
 class KerasModel:
@@ -40,8 +42,11 @@ class KerasModel:
         what a call runs, so changing their weights changes the model.
     inputs : tuple of str
         Names of the input layers; empty for a Sequential model, which has one.
+    memory_limit : int
+        Bytes that the outputs of layers may take in a call, 2**32 unless you set it: a small file can ask for any
+        number.
     unsupported : tuple of str
-        Layers that a call lacks, as "name (class)"; `lstms` can be used all the same.
+        Layers that a call lacks, as "name (class)" or "name (class: what of it)"; `lstms` can be used all the same.
 
     Examples
     --------
@@ -55,6 +60,7 @@ class KerasModel:
         self._outputs: list[Reference] = []
         self.inputs: tuple[str, ...] = ()
         self.unsupported: tuple[str, ...] = ()
+        self.memory_limit = USUAL
         self._dtype = next((a.dtype for arrays in file.weights.values() for a in arrays), np.dtype(np.float32))
         if self._dtype not in (np.float32, np.float64):
             self._dtype = np.dtype(np.float32)
@@ -83,7 +89,8 @@ class KerasModel:
         Raises
         ------
         ValueError
-            If an input is missing, or a shape does not fit. The states of stateful layers stay as they were.
+            If an input is missing, a shape does not fit, or the call goes beyond its limit. The states of stateful
+            layers stay as they were.
         NotImplementedError
             If the model has layers that are not supported; the message names them.
         """
@@ -91,7 +98,8 @@ class KerasModel:
             raise NotImplementedError(f"a call does not support {', '.join(self.unsupported)}")
         kept = {name: layer._state for name, layer in self._recurrent.items()}
         try:
-            return self._run(dict(self._named(inputs)))
+            with np.errstate(all="ignore"), within(self.memory_limit):  # infinities and NaN are values like others
+                return self._run(dict(self._named(inputs)))
         except BaseException:
             for name, state in kept.items():
                 self._recurrent[name]._state = state
@@ -113,7 +121,11 @@ class KerasModel:
             name, kind, arrays = layer["config"]["name"], layer["class_name"], []
             arrays = file.weights.get(name, [])
             try:
-                if kind in RECURRENT:
+                if is_operation(layer) and kind in OPERATIONS:
+                    self._layers[name] = make_operation(layer)
+                elif is_operation(layer):
+                    unsupported.append(f"{name} ({kind})")
+                elif kind in RECURRENT:
                     self._recurrent[name] = make_layer(layer, arrays, file.version)
                 elif kind in LAYERS:
                     self._layers[name] = LAYERS[kind](layer, [_real(a) for a in arrays], file.version)
@@ -122,7 +134,9 @@ class KerasModel:
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"layer {name!r:.60} ({kind}): {error}") from error
             except NotImplementedError as error:
-                raise NotImplementedError(f"layer {name!r:.60} ({kind}): {error}") from error
+                if kind in RECURRENT:
+                    raise NotImplementedError(f"layer {name!r:.60} ({kind}): {error}") from error
+                unsupported.append(f"{name} ({kind}: {error})")
         self.unsupported = tuple(unsupported)
 
     def _read_graph(self, config: Mapping[str, Any]) -> None:
@@ -131,7 +145,7 @@ class KerasModel:
             previous: Reference = ("", 0, 0)
             for layer in layers:
                 name = layer["config"]["name"]
-                self._calls.append(Call(name, 0, [previous], [], []))
+                self._calls.append(Call(name, 0, [previous], [], None))
                 previous = (name, 0, 0)
             self._outputs = [previous]
             return
@@ -162,13 +176,19 @@ class KerasModel:
 
     def _run(self, values: dict[Reference, Tensor]) -> Any:
         waiting = [call for call in self._calls if call.inputs or (call.layer, call.use, 0) not in values]
+        made = 0
         while waiting:
-            ready = [call for call in waiting if all(ref in values for ref in call.inputs + call.state + call.mask)]
+            ready = [
+                call for call in waiting if all(ref in values for ref in call.inputs + call.state + (call.mask or []))
+            ]
             if not ready:
                 raise ValueError(f"layer {waiting[0].layer!r:.60} reads what no layer makes")
             for call in ready:
                 for i, tensor in enumerate(self._compute(call, values)):
                     values[call.layer, call.use, i] = tensor
+                    made += tensor.array.nbytes
+                if made > self.memory_limit:
+                    raise ValueError(f"the call makes {made} bytes, but memory_limit is {self.memory_limit}")
             waiting = [call for call in waiting if call not in ready]
         if absent := [ref for ref in self._outputs if ref not in values]:
             raise ValueError(f"the model returns output {absent[0][2]} of layer {absent[0][0]!r:.60}, which has none")
@@ -180,13 +200,14 @@ class KerasModel:
 
     def _compute(self, call: Call, values: dict[Reference, Tensor]) -> list[Tensor]:
         inputs, state = [values[ref] for ref in call.inputs], [values[ref].array for ref in call.state]
-        if call.mask:
-            inputs = [tensor._replace(mask=values[call.mask[0]].array) for tensor in inputs]
+        if call.mask is not None:
+            mask = values[call.mask[0]].array if call.mask else None
+            inputs = [tensor._replace(mask=mask) for tensor in inputs]
         try:
             if call.layer in self._recurrent:
                 return self._recurrent[call.layer](inputs[0], state or None)
             return [self._layers[call.layer](inputs)]
-        except (ValueError, TypeError, IndexError) as error:
+        except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError) as error:
             raise ValueError(f"layer {call.layer!r:.60} cannot be computed: {error}") from error
 
 
@@ -208,9 +229,9 @@ def _references(value: Any) -> list[Reference]:
     return [reference for item in value for reference in _references(item)]
 
 
-def _read_node(node: Any, recurrent: bool) -> tuple[list[Reference], list[Reference], list[Reference]]:
+def _read_node(node: Any, recurrent: bool) -> tuple[list[Reference], list[Reference], list[Reference] | None]:
     """Inputs, initial state and mask of one use of a layer."""
-    if isinstance(node, dict):
+    if isinstance(node, dict):  # Keras 3
         arguments, options = node.get("args") or [None], node.get("kwargs") or {}
     else:
         arguments = [node]
@@ -218,10 +239,10 @@ def _read_node(node: Any, recurrent: bool) -> tuple[list[Reference], list[Refere
     odd = [key for key, value in options.items() if key not in ("initial_state", "mask") and _references(value)]
     if odd:
         raise NotImplementedError(f"{', '.join(odd)} as an input of a layer is not supported")
-    inputs = _references(arguments[0])
-    state = _references(arguments[1:]) + _references(options.get("initial_state"))
-    mask = _references(options.get("mask"))
-    return (inputs[:1], inputs[1:] + state, mask) if recurrent else (inputs, state, mask)
+    inputs = _references(arguments)
+    state, mask = _references(options.get("initial_state")), _references(options.get("mask"))
+    written = mask if mask or isinstance(node, dict) else None
+    return (inputs[:1], inputs[1:] + state, written) if recurrent else (inputs, state, written)
 
 
 def from_keras(path: FilePath) -> KerasModel:

@@ -7,7 +7,6 @@ i, f, g, o), bias (4H), h_0 (H), c_0 (H); then the head's weight (H) and bias (1
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..arguments import as_float_dtype, as_size
 from ..linear import Linear
 from ..serialization import FilePath
 from .audio import AudioModel
-from .building import Direction, as_mapping, as_numbers, make_lstm, reading
+from .building import Direction, as_mapping, as_numbers, make_lstm, read_json, reading
 
 
 def from_nam(path: FilePath, *, dtype: DTypeLike = "float32") -> AudioModel:
@@ -54,10 +53,8 @@ def from_nam(path: FilePath, *, dtype: DTypeLike = "float32") -> AudioModel:
     (2,)
     """
     dtype = as_float_dtype(dtype)
-    with open(path, "rb") as file:
-        data = file.read()
+    content = read_json(path, "architecture", "config", "weights")
     with reading(path):
-        content = as_mapping("the file", json.loads(data), "architecture", "config", "weights")
         if content["architecture"] != "LSTM":
             raise NotImplementedError(f"the architecture {content['architecture']!r:.60} is not supported, only 'LSTM'")
         return _make_model(content, dtype)

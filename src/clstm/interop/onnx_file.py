@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..serialization import FilePath
+from ..serialization import FilePath, read_file
 from .building import reading, require
 
 AGAIN = 16  # times the size of the files: what tensors may read of them
@@ -55,23 +55,10 @@ class File(NamedTuple):
 
 
 def read_onnx(path: FilePath) -> File:
-    """Read a model and the files beside it that hold its data.
-
-    Raises
-    ------
-    ImportError
-        If onnx is not installed.
-    OSError
-        If a file cannot be read.
-    ValueError
-        If the file is damaged or no ONNX model.
-    NotImplementedError
-        If it holds something that is not supported.
-    """
+    """Read a model and the files beside it that hold its data. It raises what `from_onnx` does."""
     onnx = require("onnx", "onnx")
     decode_error = require("google.protobuf.message", "onnx").DecodeError
-    with open(path, "rb") as file:
-        data = file.read()
+    data = read_file(path)
     with reading(path, decode_error, KeyError, IndexError):
         model = onnx.ModelProto.FromString(data)
         if not model.HasField("graph") or not model.opset_import:

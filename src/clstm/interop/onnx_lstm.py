@@ -13,6 +13,7 @@ import numpy as np
 
 from ..lstm import LSTM
 from .building import Direction, make_lstm, reorder_gates, reverse_time
+from .limits import limited
 from .onnx_file import Node
 
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
@@ -144,6 +145,7 @@ def run_lstm(node: Node, lstms: list[LSTM], inputs: dict[str, np.ndarray]) -> tu
         raise ValueError(
             f"X of LSTM {node.name!r} has shape {x.shape}, but {lstms[0].input_size} features are expected"
         )
+    limited([*x.shape[:2], DIRECTIONS[direction_of(node)], lstms[0].hidden_size])
     h, c = inputs.get("initial_h"), inputs.get("initial_c")
     if batch_first:
         x = x.swapaxes(0, 1)
@@ -206,6 +208,12 @@ def attributes_of(lstm: LSTM) -> dict[str, Any]:
         attributes["clip"] = config["clip"]
     if config.get("activations"):
         attributes |= _activation_attributes(config["activations"], 1 + lstm.bidirectional)
+    numbers = [number for key in ("activation_alpha", "activation_beta") for number in attributes.get(key, [])]
+    for number in [attributes.get("clip", 0.0), *numbers]:
+        if lstm.dtype == np.float64 and float(np.float32(number)) != number:
+            raise NotImplementedError(
+                f"clip, alpha or beta {number} of float64 cannot be written as ONNX, only float32"
+            )
     return attributes
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,15 +12,18 @@ from ..arguments import as_real_array
 from ..lstm import LSTM
 from ..serialization import FilePath
 from .building import reading
+from .limits import USUAL, within
 from .onnx_file import Graph, Node, read_onnx
-from .onnx_lstm import direction_of, inputs_of, lstms_of, run_lstm
-from .onnx_operators import DTYPES, OPERATORS
+from .onnx_lstm import direction_of, inputs_of, lstms_of
+from .onnx_operators import OPERATORS
+from .onnx_registry import DTYPES
+from .onnx_run import CONTROL, Run, Values, as_tuple, constant_value
 
-Values = dict[str, np.ndarray]
-
-# What exporters put between stored weights and an LSTM; results are no larger than what goes in.
+# What exporters put between stored weights and an LSTM; results are at most eight times as large as what goes in.
 MOST = 64  # times the size of the files: what is rearranged while loading
-_REARRANGING = {"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Concat", "Split"}
+_REARRANGING = {
+    "Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Concat", "Split", "DequantizeLinear"
+}  # fmt: skip
 
 
 class OnnxModel:
@@ -40,6 +42,10 @@ class OnnxModel:
         Names of what a call takes and returns.
     unsupported : tuple of str
         Operators that the graph has and a call lacks; `lstms` can be used all the same.
+    memory_limit : int
+        Bytes that a call may make arrays of, 2**32 unless you set it: a small file can ask for any number.
+    step_limit : int
+        Nodes, and iterations of loops, that a call may run, 2**24 unless you set it: a loop may have no end.
 
     Examples
     --------
@@ -49,12 +55,13 @@ class OnnxModel:
     def __init__(self, graph: Graph, size: int) -> None:
         self._graph = graph
         self.inputs, self.outputs = graph.inputs, graph.outputs
+        self.memory_limit, self.step_limit = USUAL, 2**24
         self.lstms: dict[str, LSTM] = {}
         self.directions: dict[str, str] = {}
         self._lstms_of: dict[int, list[LSTM]] = {}  # by id of the node
         self._size, self._left = size, MOST * size
         self._find_lstms(graph, {})
-        known = OPERATORS.keys() | _CONTROL.keys() | {"LSTM", "Constant"}
+        known = OPERATORS.keys() | CONTROL.keys() | {"LSTM", "Constant"}
         self.unsupported = tuple(sorted({node.op for _, node in graph.walk()} - known))
 
     def __call__(self, inputs: Mapping[str, ArrayLike] | ArrayLike) -> dict[str, np.ndarray]:
@@ -73,7 +80,7 @@ class OnnxModel:
         Raises
         ------
         ValueError
-            If an input is missing or unknown, or its shape does not fit.
+            If an input is missing or unknown, or its shape does not fit; if the call goes beyond its limits.
         TypeError
             If an input holds numbers of another kind than the model declares.
         NotImplementedError
@@ -88,7 +95,9 @@ class OnnxModel:
         if inputs.keys() != set(self.inputs):
             raise ValueError(f"inputs has {', '.join(inputs)}, but {', '.join(self.inputs)} are expected")
         values = {name: _as_input(name, value, self._graph.types[name]) for name, value in inputs.items()}
-        return dict(zip(self.outputs, self._run(self._graph, values), strict=True))
+        with np.errstate(all="ignore"), within(self.memory_limit):  # infinities and NaN are values like others
+            outputs = Run(self._lstms_of, self.memory_limit, self.step_limit).graph(self._graph, values)
+        return dict(zip(self.outputs, outputs, strict=True))
 
     def __repr__(self) -> str:
         return f"OnnxModel(inputs={self.inputs}, outputs={self.outputs}, lstms={list(self.lstms)})"
@@ -107,7 +116,7 @@ class OnnxModel:
                 size = sum(array.nbytes for array in arrays)
                 if size <= min(self._size, self._left):  # else it is no weight of this file
                     self._left -= size
-                    constants.update(zip(node.outputs, _as_tuple(OPERATORS[node.op](node, arrays)), strict=False))
+                    constants.update(zip(node.outputs, as_tuple(OPERATORS[node.op](node, arrays)), strict=False))
             for value in node.attributes.values():
                 if isinstance(value, Graph):
                     self._find_lstms(value, constants)
@@ -125,84 +134,6 @@ class OnnxModel:
                 name += "'"
             self.lstms[name], self.directions[name] = lstm, direction
 
-    def _run(self, graph: Graph, values: Values) -> list[np.ndarray]:
-        values = values | graph.constants
-        for node in graph.nodes:
-            try:
-                outputs = self._compute(node, values)
-            except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError) as error:
-                raise ValueError(f"{node.op} {node.name!r} cannot be computed: {error}") from error
-            values.update(zip(node.outputs, outputs, strict=False))
-        return [_value(values, name) for name in graph.outputs]
-
-    def _compute(self, node: Node, values: Values) -> tuple[np.ndarray, ...]:
-        if node.op == "Constant":
-            return (constant_value(node),)
-        if node.op == "LSTM":
-            found = {key: _value(values, name) for key, name in inputs_of(node).items()}
-            return run_lstm(node, self._lstms_of.get(id(node)) or lstms_of(node, dict(found)), found)
-        inputs = [_value(values, name) if name else None for name in node.inputs]
-        if node.op in _CONTROL:
-            return _CONTROL[node.op](self, node, inputs, values)
-        return _as_tuple(OPERATORS[node.op](node, inputs))
-
-    # ---- operators with subgraphs ----
-
-    def _if(self, node: Node, inputs: list[Any], values: Values) -> tuple[np.ndarray, ...]:
-        branch = node.attributes["then_branch" if inputs[0].item() else "else_branch"]
-        return tuple(self._run(branch, values))
-
-    def _loop(self, node: Node, inputs: list[Any], values: Values) -> tuple[np.ndarray, ...]:
-        """Run body(i, condition, carried) -> (condition, carried, collected) while the condition holds."""
-        body = node.attributes["body"]
-        count, condition, carried = inputs[0], inputs[1], list(inputs[2:])
-        going = condition is None or bool(condition.item())
-        collected: list[list[np.ndarray]] = [[] for _ in body.outputs[1 + len(carried) :]]
-        i = 0
-        while going and (count is None or i < count.item()):
-            arguments = [np.array(i, np.int64), np.array(going), *carried]
-            results = self._body(body, arguments, values)
-            going, carried = bool(results[0].item()), results[1 : 1 + len(carried)]
-            for parts, part in zip(collected, results[1 + len(carried) :], strict=True):
-                parts.append(part)
-            i += 1
-        return (*carried, *(np.stack(parts) if parts else np.zeros(0, np.float32) for parts in collected))
-
-    def _scan(self, node: Node, inputs: list[Any], values: Values) -> tuple[np.ndarray, ...]:
-        """Run body(carried, slices) -> (carried, collected) over the first axis of the scanned inputs."""
-        others = set(node.attributes) - {"body", "num_scan_inputs"}
-        if odd := sorted(key for key in others if any(node.attributes[key])) or node.opset < 9:
-            raise NotImplementedError(f"Scan with {odd} is not supported")
-        body, scanned = node.attributes["body"], node.attributes["num_scan_inputs"]
-        carried, sequences = inputs[:-scanned], inputs[-scanned:]
-        collected: list[list[np.ndarray]] = [[] for _ in body.outputs[len(carried) :]]
-        for slices in zip(*sequences, strict=True):
-            results = self._body(body, [*carried, *slices], values)
-            carried = results[: len(carried)]
-            for parts, part in zip(collected, results[len(carried) :], strict=True):
-                parts.append(part)
-        return (*carried, *(np.stack(parts) if parts else np.zeros(0, np.float32) for parts in collected))
-
-    def _body(self, body: Graph, arguments: list[np.ndarray], values: Values) -> list[np.ndarray]:
-        return self._run(body, values | dict(zip(body.inputs, arguments, strict=True)))
-
-
-_CONTROL: dict[str, Callable[[OnnxModel, Node, list[Any], Values], tuple[np.ndarray, ...]]] = {
-    "If": OnnxModel._if,
-    "Loop": OnnxModel._loop,
-    "Scan": OnnxModel._scan,
-}
-
-
-def _as_tuple(outputs: Any) -> tuple[np.ndarray, ...]:
-    return tuple(np.asarray(array) for array in (outputs if isinstance(outputs, tuple) else (outputs,)))
-
-
-def _value(values: Values, name: str) -> np.ndarray:
-    if name not in values:
-        raise ValueError(f"{name!r} is read, but nothing made it")
-    return values[name]
-
 
 def _as_input(name: str, value: ArrayLike, declared: int) -> np.ndarray:
     """`value` as an array of the declared type; real numbers are converted to each other, others are not."""
@@ -212,16 +143,6 @@ def _as_input(name: str, value: ArrayLike, declared: int) -> np.ndarray:
     if array.dtype.kind not in ("b" if dtype.kind == "b" else "iu"):
         raise TypeError(f"{name} has dtype {array.dtype}, but {dtype} is expected")
     return array.astype(dtype)
-
-
-def constant_value(node: Node) -> np.ndarray:
-    """The array of a Constant node."""
-    types = {"value": None, "value_float": np.float32, "value_floats": np.float32, "value_int": np.int64,
-             "value_ints": np.int64}  # fmt: skip
-    for key, dtype in types.items():
-        if key in node.attributes:
-            return np.asarray(node.attributes[key], dtype)
-    raise NotImplementedError(f"Constant {node.name!r} holds {', '.join(node.attributes)}, which is not supported")
 
 
 def from_onnx(path: FilePath) -> OnnxModel:

@@ -6,7 +6,6 @@ PyTorch's names and shapes, and no order: layers run as they stand in the file.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,7 +18,7 @@ from ..linear import Linear
 from ..lstm import LSTM
 from ..serialization import FilePath
 from .audio import AudioModel
-from .building import Direction, as_mapping, as_numbers, make_lstm, reading
+from .building import Direction, as_mapping, as_numbers, make_lstm, read_json, reading
 from .elementwise import Function, elu, relu, sigmoid, softmax, tanh
 
 ACTIVATIONS: dict[str, Function] = {"tanh": tanh, "relu": relu, "sigmoid": sigmoid, "elu": elu, "softmax": softmax}
@@ -59,10 +58,8 @@ def from_rtneural(path: FilePath, *, dtype: DTypeLike = "float32") -> AudioModel
     (4, 1)
     """
     dtype = as_float_dtype(dtype)
-    with open(path, "rb") as file:
-        data = file.read()
+    content = read_json(path)
     with reading(path):
-        content = as_mapping("the file", json.loads(data))
         parts = _keras_parts(content, dtype) if "layers" in content else _torch_parts(content, dtype)
         _check_sizes(parts)
         return AudioModel(parts)

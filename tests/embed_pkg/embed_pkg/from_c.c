@@ -70,4 +70,11 @@ static PyMethodDef methods[] = {{"rollout", rollout, METH_VARARGS, NULL}, {NULL,
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "from_c", NULL, -1, methods, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit_from_c(void);
-PyMODINIT_FUNC PyInit_from_c(void) { return import_clstm() < 0 ? NULL : PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit_from_c(void) {
+    PyObject *made = import_clstm() < 0 ? NULL : PyModule_Create(&module);
+#if defined(Py_GIL_DISABLED)
+    if (made && PyUnstable_Module_SetGIL(made, Py_MOD_GIL_NOT_USED) < 0)
+        Py_CLEAR(made);
+#endif
+    return made;
+}
