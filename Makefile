@@ -41,7 +41,8 @@ tsan: ## The C tests under ThreadSanitizer
 	@$(MAKE) ctest VARIANT=tsan OPTIMIZE="-O1 $(TSAN)"
 
 PYASAN := $(BUILD)/pyasan
-PYASAN_TESTS := test_threads test_memory test_stream test_states_and_lengths test_variants
+PYASAN_TESTS := test_threads test_memory test_stream test_states_and_lengths test_variants test_mask test_packing test_checkpoint \
+    test_dropout test_trace test_truncation test_arrays test_weights test_interrupt
 
 pyasan: ## Python tests on an extension with AddressSanitizer and UndefinedBehaviorSanitizer
 	CLSTM_SANITIZE=address,undefined $(PYTHON) setup.py -q build --build-lib $(PYASAN)/lib --build-temp $(PYASAN)/temp

@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -19,13 +20,14 @@ has_proc = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="t
 
 
 def fork(work):
-    """Run work() in a forked process, which ends with status 0 if it returns true."""
+    """Run work() in a forked process, which ends with status 0 if it returns true, and in time if it waits for ever."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of fork in a process with threads: just what is tested
         child = os.fork()
     if child:
         return child
     status = 1
+    signal.alarm(60)
     try:
         status = 0 if work() else 1
     finally:
