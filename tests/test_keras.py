@@ -434,6 +434,34 @@ def test_an_operation_with_a_tensor_too_few_is_refused(tmp_path):
         model(np.zeros((2, 3)))
 
 
+def test_a_model_that_names_its_inputs_and_outputs(tmp_path, rng):
+    lstm = KerasLstm(rng)
+    layers = [
+        ({"class_name": "InputLayer", "config": {"name": "x"}}, None),
+        ({"class_name": "InputLayer", "config": {"name": "m", "dtype": "bool"}}, None),
+        (lstm.layer(return_state=True), used("x", mask=tensor("m"))),
+    ]
+    config = functional(
+        layers, {"samples": ["x", 0, 0], "valid": ["m", 0, 0]}, {"c": ["rnn", 0, 2], "y": ["rnn", 0, 0]}
+    )
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", config, {"rnn": lstm.arrays}, "3.15.1"))
+    assert model.inputs == ("samples", "valid")
+    x, mask = rng.standard_normal((B, T, I)), MASKS["holes"]
+    found, (y, (_, c)) = model({"samples": x, "valid": mask}), lstm(x, mask)
+    assert list(found) == ["c", "y"]
+    assert_close(found["c"], c)
+    assert_close(found["y"], y)
+
+
+@pytest.mark.parametrize(("key", "number"), [("units", H + 1), ("use_bias", False)])
+def test_directions_of_different_kinds_are_refused_by_name(tmp_path, rng, key, number):
+    forward, backward = KerasLstm(rng), KerasLstm(rng, **({"units": number} if key == "units" else {"bias": number}))
+    layer = wrapped({"layer": forward.layer(), "backward_layer": backward.layer()})
+    path = write_h5(tmp_path / "m.h5", sequential(layer), {"rnn": forward.arrays + backward.arrays})
+    with pytest.raises(NotImplementedError, match=f"layers that differ in {key}"):
+        clstm.from_keras(path)
+
+
 def mean_of_valid(x, mask):
     return np.stack([row[valid].mean(0) for row, valid in zip(x, mask, strict=True)])
 

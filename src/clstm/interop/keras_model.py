@@ -41,7 +41,7 @@ class KerasModel:
         The LSTMs by the name of the layer, with `batch_first`; those of Bidirectional are bidirectional. They are
         what a call runs, so changing their weights changes the model.
     inputs : tuple of str
-        Names of the input layers; empty for a Sequential model, which has one.
+        Names of the input layers, or those that the model has given them; empty for a Sequential model, which has one.
     memory_limit : int
         Bytes that the outputs of layers may take in a call, 2**32 unless you set it: a small file can ask for any
         number.
@@ -57,7 +57,9 @@ class KerasModel:
         self._recurrent: dict[str, RecurrentLayer] = {}
         self._layers: dict[str, Layer] = {}
         self._calls: list[Call] = []
+        self._inputs: dict[str, tuple[Reference, np.dtype[Any]]] = {}  # by name
         self._outputs: list[Reference] = []
+        self._output_names: list[str] | None = None
         self.inputs: tuple[str, ...] = ()
         self.unsupported: tuple[str, ...] = ()
         self.memory_limit = USUAL
@@ -83,8 +85,8 @@ class KerasModel:
 
         Returns
         -------
-        ndarray or tuple of ndarray
-            A tuple where the model has several outputs.
+        ndarray, tuple of ndarray or dict of str to ndarray
+            A tuple where the model has several outputs, a dict where it names them.
 
         Raises
         ------
@@ -153,8 +155,14 @@ class KerasModel:
             self.unsupported += (f"the model ({config['class_name']!r:.60})",)
             return
         inner = config["config"]
-        self.inputs = tuple(name for name, _, _ in _references(inner["input_layers"]))
-        self._outputs = _references(inner["output_layers"])
+        given, made = inner["input_layers"], inner["output_layers"]
+        dtypes = {layer["config"]["name"]: layer["config"].get("dtype") for layer in layers}
+        references = _references(given)
+        names = list(given) if isinstance(given, dict) else [name for name, _, _ in references]
+        for name, reference in zip(names, references, strict=True):
+            self._inputs[name] = reference, np.dtype(np.bool_) if dtypes.get(reference[0]) == "bool" else self._dtype
+        self.inputs = tuple(self._inputs)
+        self._outputs, self._output_names = _references(made), list(made) if isinstance(made, dict) else None
         for layer in layers:
             name = layer["config"]["name"]
             for index, node in enumerate(layer.get("inbound_nodes") or [[]]):
@@ -164,15 +172,16 @@ class KerasModel:
 
     def _named(self, inputs: Any) -> Iterator[tuple[Reference, Tensor]]:
         """Values of the input layers."""
-        names = self.inputs or ("",)
+        expected = self._inputs or {"": (("", 0, 0), self._dtype)}
         if not isinstance(inputs, Mapping):
-            if len(names) != 1:
-                raise ValueError(f"a mapping of names to arrays is expected: the model has {', '.join(names)}")
-            inputs = {names[0]: inputs}
-        if inputs.keys() != set(names):
-            raise ValueError(f"inputs has {', '.join(inputs)}, but {', '.join(names)} are expected")
+            if len(expected) != 1:
+                raise ValueError(f"a mapping of names to arrays is expected: the model has {', '.join(expected)}")
+            inputs = dict.fromkeys(expected, inputs)
+        if inputs.keys() != expected.keys():
+            raise ValueError(f"inputs has {', '.join(inputs)}, but {', '.join(expected)} are expected")
         for name, value in inputs.items():
-            yield (name, 0, 0), Tensor(as_real_array("x", value, self._dtype))
+            reference, dtype = expected[name]
+            yield reference, Tensor(as_real_array("x", value, dtype))
 
     def _run(self, values: dict[Reference, Tensor]) -> Any:
         waiting = [call for call in self._calls if call.inputs or (call.layer, call.use, 0) not in values]
@@ -196,6 +205,8 @@ class KerasModel:
         last = self._calls[-1] if self._calls else None
         if not self.inputs and last is not None:  # all that the last layer of a Sequential model returns
             outputs = [tensor.array for ref, tensor in values.items() if ref[0] == last.layer]
+        if self._output_names is not None:
+            return dict(zip(self._output_names, outputs, strict=True))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def _compute(self, call: Call, values: dict[Reference, Tensor]) -> list[Tensor]:
@@ -219,7 +230,7 @@ def _references(value: Any) -> list[Reference]:
     """References to tensors in a part of a configuration, as Keras 2 (lists) or Keras 3 (objects) writes them."""
     if isinstance(value, dict):
         if value.get("class_name") != "__keras_tensor__":
-            return []
+            return [reference for item in value.values() for reference in _references(item)]
         value = value["config"]["keras_history"]
     if not isinstance(value, list):
         return []
