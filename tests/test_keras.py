@@ -462,6 +462,34 @@ def test_directions_of_different_kinds_are_refused_by_name(tmp_path, rng, key, n
         clstm.from_keras(path)
 
 
+def test_layers_in_any_order(tmp_path, rng):
+    names = [f"l{i}" for i in range(2000)]
+    rescaling = {"class_name": "Rescaling", "config": {"scale": 1.0, "offset": 1.0}}
+    layers = [
+        (rescaling | {"config": rescaling["config"] | {"name": name}}, [[before, 0, 0, {}]])
+        for before, name in zip(["x", *names], names, strict=False)
+    ]
+    layers.append(({"class_name": "InputLayer", "config": {"name": "x"}}, None))
+    config = functional(layers[::-1], [["x", 0, 0]], [[names[-1], 0, 0]])
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", config, {}))
+    assert_close(model(np.zeros((1, 2))), np.full((1, 2), 2000))
+
+
+def test_layers_in_a_circle_are_refused(tmp_path):
+    config = chained("Add", 3)
+    config["config"]["layers"][1]["inbound_nodes"][0][0] = ["l3", 0, 0, {}]
+    with pytest.raises(ValueError, match=r"cannot be loaded: layer 'l\d' reads what is made of its own output"):
+        clstm.from_keras(write_h5(tmp_path / "m.h5", config, {}))
+
+
+def test_an_input_that_no_layer_makes_is_refused(tmp_path):
+    config = chained("Add", 3)
+    config["config"]["layers"][2]["inbound_nodes"][0][0] = ["other", 0, 0, {}]
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", config, {}))
+    with pytest.raises(ValueError, match="layer 'l2' reads what layer 'other' does not make"):
+        model(np.zeros((2, 2)))
+
+
 def mean_of_valid(x, mask):
     return np.stack([row[valid].mean(0) for row, valid in zip(x, mask, strict=True)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,10 @@ class Call(NamedTuple):
     inputs: list[Reference]
     state: list[Reference]  # initial state
     mask: list[Reference] | None  # one, or none; None: that of the inputs, as the layer before made it
+
+    def references(self) -> list[Reference]:
+        """All that it reads."""
+        return self.inputs + self.state + (self.mask or [])
 
 
 class KerasModel:
@@ -167,6 +172,7 @@ class KerasModel:
             name = layer["config"]["name"]
             for index, node in enumerate(layer.get("inbound_nodes") or [[]]):
                 self._calls.append(Call(name, index, *_read_node(node, layer["class_name"] in RECURRENT)))
+        self._calls = _in_order(self._calls)
 
     # ---- running ----
 
@@ -184,21 +190,17 @@ class KerasModel:
             yield reference, Tensor(as_real_array("x", value, dtype))
 
     def _run(self, values: dict[Reference, Tensor]) -> Any:
-        waiting = [call for call in self._calls if call.inputs or (call.layer, call.use, 0) not in values]
         made = 0
-        while waiting:
-            ready = [
-                call for call in waiting if all(ref in values for ref in call.inputs + call.state + (call.mask or []))
-            ]
-            if not ready:
-                raise ValueError(f"layer {waiting[0].layer!r:.60} reads what no layer makes")
-            for call in ready:
-                for i, tensor in enumerate(self._compute(call, values)):
-                    values[call.layer, call.use, i] = tensor
-                    made += tensor.array.nbytes
-                if made > self.memory_limit:
-                    raise ValueError(f"the call makes {made} bytes, but memory_limit is {self.memory_limit}")
-            waiting = [call for call in waiting if call not in ready]
+        for call in self._calls:
+            if not call.inputs and (call.layer, call.use, 0) in values:
+                continue  # an input
+            if missing := [ref[0] for ref in call.references() if ref not in values]:
+                raise ValueError(f"layer {call.layer!r:.60} reads what layer {missing[0]!r:.60} does not make")
+            for i, tensor in enumerate(self._compute(call, values)):
+                values[call.layer, call.use, i] = tensor
+                made += tensor.array.nbytes
+            if made > self.memory_limit:
+                raise ValueError(f"the call makes {made} bytes, but memory_limit is {self.memory_limit}")
         if absent := [ref for ref in self._outputs if ref not in values]:
             raise ValueError(f"the model returns output {absent[0][2]} of layer {absent[0][0]!r:.60}, which has none")
         outputs = [values[ref].array for ref in self._outputs]
@@ -220,6 +222,16 @@ class KerasModel:
             return [self._layers[call.layer](inputs)]
         except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError) as error:
             raise ValueError(f"layer {call.layer!r:.60} cannot be computed: {error}") from error
+
+
+def _in_order(calls: list[Call]) -> list[Call]:
+    """The calls, each after those whose outputs it reads."""
+    by_use = {(call.layer, call.use): call for call in calls}
+    reads = {key: [reference[:2] for reference in call.references()] for key, call in by_use.items()}
+    try:
+        return [by_use[key] for key in TopologicalSorter(reads).static_order() if key in by_use]
+    except CycleError as error:
+        raise ValueError(f"layer {error.args[1][0][0]!r:.60} reads what is made of its own output") from error
 
 
 def _real(array: np.ndarray) -> np.ndarray:
