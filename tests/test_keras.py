@@ -434,6 +434,62 @@ def test_an_operation_with_a_tensor_too_few_is_refused(tmp_path):
         model(np.zeros((2, 3)))
 
 
+def test_a_model_that_names_its_inputs_and_outputs(tmp_path, rng):
+    lstm = KerasLstm(rng)
+    layers = [
+        ({"class_name": "InputLayer", "config": {"name": "x"}}, None),
+        ({"class_name": "InputLayer", "config": {"name": "m", "dtype": "bool"}}, None),
+        (lstm.layer(return_state=True), used("x", mask=tensor("m"))),
+    ]
+    config = functional(
+        layers, {"samples": ["x", 0, 0], "valid": ["m", 0, 0]}, {"c": ["rnn", 0, 2], "y": ["rnn", 0, 0]}
+    )
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", config, {"rnn": lstm.arrays}, "3.15.1"))
+    assert model.inputs == ("samples", "valid")
+    x, mask = rng.standard_normal((B, T, I)), MASKS["holes"]
+    found, (y, (_, c)) = model({"samples": x, "valid": mask}), lstm(x, mask)
+    assert list(found) == ["c", "y"]
+    assert_close(found["c"], c)
+    assert_close(found["y"], y)
+
+
+@pytest.mark.parametrize(("key", "number"), [("units", H + 1), ("use_bias", False)])
+def test_directions_of_different_kinds_are_refused_by_name(tmp_path, rng, key, number):
+    forward, backward = KerasLstm(rng), KerasLstm(rng, **({"units": number} if key == "units" else {"bias": number}))
+    layer = wrapped({"layer": forward.layer(), "backward_layer": backward.layer()})
+    path = write_h5(tmp_path / "m.h5", sequential(layer), {"rnn": forward.arrays + backward.arrays})
+    with pytest.raises(NotImplementedError, match=f"layers that differ in {key}"):
+        clstm.from_keras(path)
+
+
+def test_layers_in_any_order(tmp_path, rng):
+    names = [f"l{i}" for i in range(2000)]
+    rescaling = {"class_name": "Rescaling", "config": {"scale": 1.0, "offset": 1.0}}
+    layers = [
+        (rescaling | {"config": rescaling["config"] | {"name": name}}, [[before, 0, 0, {}]])
+        for before, name in zip(["x", *names], names, strict=False)
+    ]
+    layers.append(({"class_name": "InputLayer", "config": {"name": "x"}}, None))
+    config = functional(layers[::-1], [["x", 0, 0]], [[names[-1], 0, 0]])
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", config, {}))
+    assert_close(model(np.zeros((1, 2))), np.full((1, 2), 2000))
+
+
+def test_layers_in_a_circle_are_refused(tmp_path):
+    config = chained("Add", 3)
+    config["config"]["layers"][1]["inbound_nodes"][0][0] = ["l3", 0, 0, {}]
+    with pytest.raises(ValueError, match=r"cannot be loaded: layer 'l\d' reads what is made of its own output"):
+        clstm.from_keras(write_h5(tmp_path / "m.h5", config, {}))
+
+
+def test_an_input_that_no_layer_makes_is_refused(tmp_path):
+    config = chained("Add", 3)
+    config["config"]["layers"][2]["inbound_nodes"][0][0] = ["other", 0, 0, {}]
+    model = clstm.from_keras(write_h5(tmp_path / "m.h5", config, {}))
+    with pytest.raises(ValueError, match="layer 'l2' reads what layer 'other' does not make"):
+        model(np.zeros((2, 2)))
+
+
 def mean_of_valid(x, mask):
     return np.stack([row[valid].mean(0) for row, valid in zip(x, mask, strict=True)])
 

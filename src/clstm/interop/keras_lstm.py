@@ -134,12 +134,15 @@ def make_layer(layer: Mapping[str, Any], arrays: list[np.ndarray], version: int 
 
 def _make_lstm(layers: list[Mapping[str, Any]], arrays: list[np.ndarray], version: int | None) -> LSTM:
     """The LSTM of one layer, or of the two of Bidirectional."""
+    configs = [as_mapping("the configuration of a layer", layer.get("config"), "units") for layer in layers]
+    for key in ("units", "use_bias"):
+        if configs[0].get(key) != configs[-1].get(key):
+            raise NotImplementedError(f"Bidirectional around layers that differ in {key} is not supported")
     if len(arrays) % len(layers):
         raise ValueError(f"there are {len(arrays)} arrays for {len(layers)} directions")
     each = len(arrays) // len(layers)
     directions, options = [], []
-    for i, layer in enumerate(layers):
-        config = as_mapping("the configuration of a layer", layer.get("config"), "units")
+    for i, (layer, config) in enumerate(zip(layers, configs, strict=True)):
         if config.get("time_major"):
             raise NotImplementedError("time_major is not supported")
         units, bias = config["units"], layer["class_name"] == "CuDNNLSTM" or config.get("use_bias", True)

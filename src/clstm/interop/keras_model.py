@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,10 @@ class Call(NamedTuple):
     state: list[Reference]  # initial state
     mask: list[Reference] | None  # one, or none; None: that of the inputs, as the layer before made it
 
+    def references(self) -> list[Reference]:
+        """All that it reads."""
+        return self.inputs + self.state + (self.mask or [])
+
 
 class KerasModel:
     """A model read from a file of Keras, made by `from_keras`.
@@ -41,7 +46,7 @@ class KerasModel:
         The LSTMs by the name of the layer, with `batch_first`; those of Bidirectional are bidirectional. They are
         what a call runs, so changing their weights changes the model.
     inputs : tuple of str
-        Names of the input layers; empty for a Sequential model, which has one.
+        Names of the input layers, or those that the model has given them; empty for a Sequential model, which has one.
     memory_limit : int
         Bytes that the outputs of layers may take in a call, 2**32 unless you set it: a small file can ask for any
         number.
@@ -57,7 +62,9 @@ class KerasModel:
         self._recurrent: dict[str, RecurrentLayer] = {}
         self._layers: dict[str, Layer] = {}
         self._calls: list[Call] = []
+        self._inputs: dict[str, tuple[Reference, np.dtype[Any]]] = {}  # by name
         self._outputs: list[Reference] = []
+        self._output_names: list[str] | None = None
         self.inputs: tuple[str, ...] = ()
         self.unsupported: tuple[str, ...] = ()
         self.memory_limit = USUAL
@@ -83,8 +90,8 @@ class KerasModel:
 
         Returns
         -------
-        ndarray or tuple of ndarray
-            A tuple where the model has several outputs.
+        ndarray, tuple of ndarray or dict of str to ndarray
+            A tuple where the model has several outputs, a dict where it names them.
 
         Raises
         ------
@@ -153,49 +160,55 @@ class KerasModel:
             self.unsupported += (f"the model ({config['class_name']!r:.60})",)
             return
         inner = config["config"]
-        self.inputs = tuple(name for name, _, _ in _references(inner["input_layers"]))
-        self._outputs = _references(inner["output_layers"])
+        given, made = inner["input_layers"], inner["output_layers"]
+        dtypes = {layer["config"]["name"]: layer["config"].get("dtype") for layer in layers}
+        references = _references(given)
+        names = list(given) if isinstance(given, dict) else [name for name, _, _ in references]
+        for name, reference in zip(names, references, strict=True):
+            self._inputs[name] = reference, np.dtype(np.bool_) if dtypes.get(reference[0]) == "bool" else self._dtype
+        self.inputs = tuple(self._inputs)
+        self._outputs, self._output_names = _references(made), list(made) if isinstance(made, dict) else None
         for layer in layers:
             name = layer["config"]["name"]
             for index, node in enumerate(layer.get("inbound_nodes") or [[]]):
                 self._calls.append(Call(name, index, *_read_node(node, layer["class_name"] in RECURRENT)))
+        self._calls = _in_order(self._calls)
 
     # ---- running ----
 
     def _named(self, inputs: Any) -> Iterator[tuple[Reference, Tensor]]:
         """Values of the input layers."""
-        names = self.inputs or ("",)
+        expected = self._inputs or {"": (("", 0, 0), self._dtype)}
         if not isinstance(inputs, Mapping):
-            if len(names) != 1:
-                raise ValueError(f"a mapping of names to arrays is expected: the model has {', '.join(names)}")
-            inputs = {names[0]: inputs}
-        if inputs.keys() != set(names):
-            raise ValueError(f"inputs has {', '.join(inputs)}, but {', '.join(names)} are expected")
+            if len(expected) != 1:
+                raise ValueError(f"a mapping of names to arrays is expected: the model has {', '.join(expected)}")
+            inputs = dict.fromkeys(expected, inputs)
+        if inputs.keys() != expected.keys():
+            raise ValueError(f"inputs has {', '.join(inputs)}, but {', '.join(expected)} are expected")
         for name, value in inputs.items():
-            yield (name, 0, 0), Tensor(as_real_array("x", value, self._dtype))
+            reference, dtype = expected[name]
+            yield reference, Tensor(as_real_array("x", value, dtype))
 
     def _run(self, values: dict[Reference, Tensor]) -> Any:
-        waiting = [call for call in self._calls if call.inputs or (call.layer, call.use, 0) not in values]
         made = 0
-        while waiting:
-            ready = [
-                call for call in waiting if all(ref in values for ref in call.inputs + call.state + (call.mask or []))
-            ]
-            if not ready:
-                raise ValueError(f"layer {waiting[0].layer!r:.60} reads what no layer makes")
-            for call in ready:
-                for i, tensor in enumerate(self._compute(call, values)):
-                    values[call.layer, call.use, i] = tensor
-                    made += tensor.array.nbytes
-                if made > self.memory_limit:
-                    raise ValueError(f"the call makes {made} bytes, but memory_limit is {self.memory_limit}")
-            waiting = [call for call in waiting if call not in ready]
+        for call in self._calls:
+            if not call.inputs and (call.layer, call.use, 0) in values:
+                continue  # an input
+            if missing := [ref[0] for ref in call.references() if ref not in values]:
+                raise ValueError(f"layer {call.layer!r:.60} reads what layer {missing[0]!r:.60} does not make")
+            for i, tensor in enumerate(self._compute(call, values)):
+                values[call.layer, call.use, i] = tensor
+                made += tensor.array.nbytes
+            if made > self.memory_limit:
+                raise ValueError(f"the call makes {made} bytes, but memory_limit is {self.memory_limit}")
         if absent := [ref for ref in self._outputs if ref not in values]:
             raise ValueError(f"the model returns output {absent[0][2]} of layer {absent[0][0]!r:.60}, which has none")
         outputs = [values[ref].array for ref in self._outputs]
         last = self._calls[-1] if self._calls else None
         if not self.inputs and last is not None:  # all that the last layer of a Sequential model returns
             outputs = [tensor.array for ref, tensor in values.items() if ref[0] == last.layer]
+        if self._output_names is not None:
+            return dict(zip(self._output_names, outputs, strict=True))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def _compute(self, call: Call, values: dict[Reference, Tensor]) -> list[Tensor]:
@@ -211,6 +224,16 @@ class KerasModel:
             raise ValueError(f"layer {call.layer!r:.60} cannot be computed: {error}") from error
 
 
+def _in_order(calls: list[Call]) -> list[Call]:
+    """The calls, each after those whose outputs it reads."""
+    by_use = {(call.layer, call.use): call for call in calls}
+    reads = {key: [reference[:2] for reference in call.references()] for key, call in by_use.items()}
+    try:
+        return [by_use[key] for key in TopologicalSorter(reads).static_order() if key in by_use]
+    except CycleError as error:
+        raise ValueError(f"layer {error.args[1][0][0]!r:.60} reads what is made of its own output") from error
+
+
 def _real(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
@@ -219,7 +242,7 @@ def _references(value: Any) -> list[Reference]:
     """References to tensors in a part of a configuration, as Keras 2 (lists) or Keras 3 (objects) writes them."""
     if isinstance(value, dict):
         if value.get("class_name") != "__keras_tensor__":
-            return []
+            return [reference for item in value.values() for reference in _references(item)]
         value = value["config"]["keras_history"]
     if not isinstance(value, list):
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import ChainMap
 from collections.abc import Mapping
 
 import numpy as np
@@ -60,7 +61,7 @@ class OnnxModel:
         self.directions: dict[str, str] = {}
         self._lstms_of: dict[int, list[LSTM]] = {}  # by id of the node
         self._size, self._left = size, MOST * size
-        self._find_lstms(graph, {})
+        self._find_lstms(graph, ChainMap())
         known = OPERATORS.keys() | CONTROL.keys() | {"LSTM", "Constant"}
         self.unsupported = tuple(sorted({node.op for _, node in graph.walk()} - known))
 
@@ -96,7 +97,7 @@ class OnnxModel:
             raise ValueError(f"inputs has {', '.join(inputs)}, but {', '.join(self.inputs)} are expected")
         values = {name: _as_input(name, value, self._graph.types[name]) for name, value in inputs.items()}
         with np.errstate(all="ignore"), within(self.memory_limit):  # infinities and NaN are values like others
-            outputs = Run(self._lstms_of, self.memory_limit, self.step_limit).graph(self._graph, values)
+            outputs = Run(self._lstms_of, self.memory_limit, self.step_limit).graph(self._graph, ChainMap(values))
         return dict(zip(self.outputs, outputs, strict=True))
 
     def __repr__(self) -> str:
@@ -104,7 +105,7 @@ class OnnxModel:
 
     def _find_lstms(self, graph: Graph, outer: Values) -> None:
         """Make the LSTMs of a graph and its subgraphs, from what is constant in and around it."""
-        constants = outer | graph.constants
+        constants = outer.new_child(graph.constants).new_child()
         for node in graph.nodes:
             if node.op == "LSTM":
                 self._add_lstm(node, constants)

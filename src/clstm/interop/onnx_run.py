@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from .onnx_file import Graph, Node
 from .onnx_lstm import inputs_of, lstms_of, run_lstm
 from .onnx_operators import OPERATORS
 
-Values = dict[str, np.ndarray]
+Values = ChainMap[str, np.ndarray]  # of a graph, its constants, and the graphs around it: no copies of what is there
 
 
 class Run:
@@ -35,7 +36,7 @@ class Run:
 
     def graph(self, graph: Graph, values: Values) -> list[np.ndarray]:
         """Outputs of a graph; `values` are its inputs, and what it sees of the graphs around it."""
-        values = values | graph.constants
+        values = values.new_child(graph.constants).new_child()
         for node in graph.nodes:
             self._count_step()
             try:
@@ -76,7 +77,7 @@ class Run:
     def _body(self, body: Graph, arguments: list[np.ndarray], values: Values) -> list[np.ndarray]:
         self._count_step()
         before = self._bytes
-        results = self.graph(body, values | dict(zip(body.inputs, arguments, strict=True)))
+        results = self.graph(body, values.new_child(dict(zip(body.inputs, arguments, strict=True))))
         self._bytes = before
         return results
 
