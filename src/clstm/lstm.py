@@ -583,8 +583,8 @@ class LSTM(Module):
         batched = x.ndim != 2
         x = self._time_major("x", x, self.input_size, batched)
         T, B = x.shape[:2]
-        layout = self._layout(batched, lengths, None, T, B)
         h_0, c_0 = self._states(("h_0", "c_0"), "state", state, B, batched)
+        layout = self._layout(batched, lengths, None, T, B)
         count, D = self.num_layers * (1 + self.bidirectional), 1 + self.bidirectional
         gates, c, h = (
             np.zeros((count, T, B, *features), self.dtype)
@@ -652,10 +652,10 @@ class LSTM(Module):
         batched = x.ndim != 2
         x = self._time_major("x", x, self.input_size, batched)
         T, B = x.shape[:2]
+        h_0, c_0 = self._states(("h_0", "c_0"), "state", state, B, batched)
         layout = self._layout(batched, lengths, mask, T, B)
         steps = segment_steps(checkpoint, T)
         x = layout.take_steps(x)
-        h_0, c_0 = self._states(("h_0", "c_0"), "state", state, B, batched)
         y_out, y = self._empty(T, B, (1 + self.bidirectional) * self._features, layout.batched)
         h_n, c_n = self._empty_states(B)
         seed = self._draw_seed() if training and self._is_random else 0

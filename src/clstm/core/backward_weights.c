@@ -28,8 +28,8 @@ static tiles transpose_rows(const backward_pass *d, const void *dz, idx M, void 
     return t;
 }
 
-/* dW (M, n) += dz' inputs over the chunk's rows; inputs (rows, n) in gemm panels. Some row tiles at a time, whose rows of
- * dW stay in the L2 cache while the product goes from panel to panel. */
+/* dW (M, n) += dz' inputs over the chunk's rows; inputs (rows, n) in gemm panels. Some row tiles at a time, whose rows
+ * of dW stay in the L2 cache while the product goes from panel to panel. */
 static void add_weight_product(const backward_pass *d, const tiles *dz, const void *inputs, idx n, void *dW) {
     const network *net = &d->b->net;
     const idx tile = net->k->max_rows, at_once = TILES_AT_ONCE * tile;

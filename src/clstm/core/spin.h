@@ -20,8 +20,8 @@ static inline void spin_pause(void) {
 #endif
 }
 
-/* Whether other threads change *counter from `value` within some tens of microseconds, about what it takes to fall asleep
- * and wake up. */
+/* Whether other threads change *counter from `value` within some tens of microseconds, about what it takes to fall
+ * asleep and wake up. */
 static inline int spin_changes(atomic_int *counter, int value) {
     enum { SPINS = 2000 };
     for (int spins = 0; spins < SPINS; spins++) {

@@ -1,5 +1,5 @@
-/* The worker pool: one for the process, started on first use, asleep between calls. Within a call, whoever has nothing to
- * do stays awake for some tens of microseconds, for waking a sleeper takes as long. */
+/* The worker pool: one for the process, started on first use, asleep between calls. Within a call, whoever has nothing
+ * to do stays awake for some tens of microseconds, for waking a sleeper takes as long. */
 #ifndef CLSTM_THREADS_H
 #define CLSTM_THREADS_H
 
