@@ -757,6 +757,8 @@ def get_num_threads():
 
 def apply(int function, cnp.ndarray x):
     """exp (0), sigmoid (1) or tanh (2) of a contiguous float32 or float64 array, as the kernels compute it."""
+    if cnp.PyArray_TYPE(x) not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64) or not cnp.PyArray_IS_C_CONTIGUOUS(x):
+        raise TypeError(f"x has dtype {x.dtype}, but contiguous float32 or float64 is expected")
     y = np.empty_like(x)
     cdef int dtype = CLSTM_FLOAT64 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT64 else CLSTM_FLOAT32
     cdef void *src = cnp.PyArray_DATA(x)
