@@ -42,12 +42,13 @@ tsan: ## The C tests under ThreadSanitizer
 
 PYASAN := $(BUILD)/pyasan
 PYASAN_TESTS := test_threads test_memory test_stream test_states_and_lengths test_variants test_mask test_packing test_checkpoint \
-    test_dropout test_trace test_truncation test_arrays test_weights test_interrupt
+    test_dropout test_trace test_truncation test_arrays test_weights
 
 pyasan: ## Python tests on an extension with AddressSanitizer and UndefinedBehaviorSanitizer
 	CLSTM_SANITIZE=address,undefined $(PYTHON) setup.py -q build --build-lib $(PYASAN)/lib --build-temp $(PYASAN)/temp
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so)" \
-	    PYTHONPATH=$(PYASAN)/lib $(PYTHON) -m pytest $(PYASAN_TESTS:%=tests/%.py) -k "not grow_memory and not free"
+	    PYTHONPATH=$(PYASAN)/lib $(PYTHON) -m pytest $(PYASAN_TESTS:%=tests/%.py) -k "not grow_memory and not free and not sizes_that_fit" \
+	    --deselect tests/test_checkpoint.py::test_memory
 
 FREETHREADED := $(BUILD)/freethreaded
 FREETHREADED_TESTS := test_threads test_processes test_memory test_stream test_checkpoint test_dropout test_module test_embed
