@@ -58,10 +58,11 @@ freethreaded: ## The tests that threads may break, three times, on a Python with
 	$(PYTHON) setup.py -q build --build-lib $(FREETHREADED)/lib --build-temp $(FREETHREADED)/temp
 	for turn in 1 2 3; do PYTHONPATH=$(FREETHREADED)/lib $(PYTHON) -X faulthandler -m pytest -q $(FREETHREADED_TESTS:%=tests/%.py) || exit 1; done
 
+# It does not flush denormals, as test_activations wants; what a sleeping worker owns is "possibly lost" to it
 valgrind: ## The C tests under valgrind, without those that wait for threads or watch system calls
 	@$(MAKE) ctest VARIANT=valgrind OPTIMIZE="-O1 -DCHECK_EMULATOR" \
-	    SKIP="tests/c/test_threads.c tests/c/test_realtime.c tests/c/test_concurrent.c" \
-	    RUN="valgrind -q --error-exitcode=1 --leak-check=full"
+	    SKIP="$(addprefix tests/c/test_,threads.c realtime.c concurrent.c activations.c)" \
+	    RUN="valgrind -q --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite"
 
 # libFuzzer finds new inputs and keeps them in build/fuzz; tests/fuzz/corpus is where it starts
 FUZZ_SECONDS := 60

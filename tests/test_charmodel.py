@@ -15,6 +15,7 @@ import clstm
 from clstm import blas, inspection
 from clstm.charmodel import CharacterModel, Vocabulary, _choose, read_training
 from clstm.commands.ngrams import CONCENTRATION, ngram_bits
+from clstm.module import read_extra
 from clstm.trainer import Settings, Trainer
 
 TEXT = "to be, or not to be: that is the question.\n" * 30
@@ -243,6 +244,20 @@ def test_a_finished_model_is_not_taken_for_a_checkpoint(tmp_path):
     trainer.save_model(tmp_path / "model")
     with pytest.raises(ValueError, match="is not a checkpoint"):
         trainer.load_checkpoint(tmp_path / "model")
+
+
+@pytest.mark.parametrize("missing", ["epoch_bits", "dropout_counter", "optimizer.step"])
+def test_an_incomplete_checkpoint_changes_nothing(tmp_path, missing):
+    trainer, path = run(Trainer(TEXT, SMALL), until=2), tmp_path / "checkpoint"
+    trainer.save_checkpoint(path)
+    arrays = {name: array for name, array in read_extra(path)[0].items() if name != missing}
+    trainer.model.save(path, trainer.notes(), arrays)
+    other = Trainer(TEXT, SMALL)
+    other.save_checkpoint(tmp_path / "before")
+    with pytest.raises(ValueError, match="is not a checkpoint"):
+        other.load_checkpoint(path)
+    other.save_checkpoint(tmp_path / "after")
+    assert (tmp_path / "before").read_bytes() == (tmp_path / "after").read_bytes()
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 80])

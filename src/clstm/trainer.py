@@ -188,7 +188,7 @@ class Trainer:
         self.model.save(path, self.notes(), arrays)
 
     def load_checkpoint(self, path: FilePath) -> None:
-        """Go on from a checkpoint of the same text and settings.
+        """Go on from a checkpoint of the same text and settings; on an error nothing changes.
 
         Raises
         ------
@@ -200,18 +200,23 @@ class Trainer:
         model, notes, (arrays, _) = CharacterModel.load(path), read_training(path), read_extra(path)
         self._check_same_run(path, notes)
         try:
+            if model.network.config() != self.model.network.config():
+                raise ValueError("its network is another one")
+            dropout_counter, epoch_bits = int(arrays["dropout_counter"]), float(arrays["epoch_bits"])
+            state = ((arrays["h"], arrays["c"]),) if "h" in arrays else None
+            held_out_bits, training_bits = (
+                [float(bits) for bits in notes[name]] for name in ("held_out_bits", "training_bits")
+            )
+            steps = int(notes["steps"])
             self.optimizer.load_state_dict(
                 {key.removeprefix("optimizer."): a for key, a in arrays.items() if key.startswith("optimizer.")}
             )
-            self.model.network.load_state_dict(model.network.state_dict())
-            self.model.lstm.dropout_counter = int(arrays["dropout_counter"])
-            self._epoch_bits = float(arrays["epoch_bits"])
-            self._state = ((arrays["h"], arrays["c"]),) if "h" in arrays else None
-            self.steps = int(notes["steps"])
-            self.held_out_bits = [float(bits) for bits in notes["held_out_bits"]]
-            self.training_bits = [float(bits) for bits in notes["training_bits"]]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fsdecode(path)!r} is not a checkpoint of a training run: {error}") from error
+        self.model.network.load_state_dict(model.network.state_dict())
+        self.model.lstm.dropout_counter = dropout_counter
+        self._epoch_bits, self._state, self.steps = epoch_bits, state, steps
+        self.held_out_bits, self.training_bits = held_out_bits, training_bits
 
     def _check_same_run(self, path: FilePath, notes: dict[str, Any]) -> None:
         theirs = notes.get("settings")
