@@ -62,7 +62,7 @@ freethreaded: ## The tests that threads may break, three times, on a Python with
 valgrind: ## The C tests under valgrind, without those that wait for threads or watch system calls
 	@$(MAKE) ctest VARIANT=valgrind OPTIMIZE="-O1 -DCHECK_EMULATOR" \
 	    SKIP="$(addprefix tests/c/test_,threads.c realtime.c concurrent.c activations.c)" \
-	    RUN="valgrind -q --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite"
+	    RUN="valgrind -q --error-exitcode=1 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite"
 
 # libFuzzer finds new inputs and keeps them in build/fuzz; tests/fuzz/corpus is where it starts
 FUZZ_SECONDS := 60
