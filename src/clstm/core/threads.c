@@ -142,7 +142,7 @@ static void work_on(job *job) {
         sync_wake_all(&pool.finished);
 }
 
-/* Waits a moment for another job, if one is expected, with the lock held before and after. */
+/* Waits a moment for a job to be opened, if one is expected; with the lock held before and after. */
 static void stay_awake(void) {
     const int opened = atomic_load(&pool.opened);
     if (atomic_load(&pool.expecting) == 0 || atomic_load(&pool.running) >= atomic_load(&pool.limit))
@@ -156,15 +156,17 @@ SYNC_THREAD(worker) {
     (void)unused;
     fpmode_enter();
     inside_part = 1;
+    int awake = 0; /* since its last job */
     sync_acquire(&pool.lock);
     while (pool.workers < atomic_load(&pool.limit)) {
         job *job = find_job();
-        if (job) {
+        if (job)
             work_on(job);
+        else if (awake)
             stay_awake();
-        } else {
+        else
             sync_wait(&pool.work, &pool.lock);
-        }
+        awake = job != NULL;
     }
     pool.workers--;
     sync_release(&pool.lock);
