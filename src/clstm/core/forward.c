@@ -292,9 +292,7 @@ static void run_stack(forward_call *f) {
         clstm_parallel((int)f->split.parts, forward_rows, f);
         return;
     }
-    clstm_expect_work();
     forward_rows(f, 0);
-    clstm_expect_no_work();
 }
 
 /* ---- entry point ---- */

@@ -145,7 +145,8 @@ static void work_on(job *job) {
 /* Waits a moment for a job to be opened, if one is expected; with the lock held before and after. */
 static void stay_awake(void) {
     const int opened = atomic_load(&pool.opened);
-    if (atomic_load(&pool.expecting) == 0 || atomic_load(&pool.running) >= atomic_load(&pool.limit))
+    const int limit = atomic_load(&pool.limit), expecting = atomic_load(&pool.expecting);
+    if (expecting == 0 || expecting >= limit || atomic_load(&pool.running) >= limit)
         return;
     sync_release(&pool.lock);
     spin_changes(&pool.opened, opened);
