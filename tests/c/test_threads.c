@@ -279,7 +279,7 @@ static void callers_beyond_the_limit_run_alone(void) {
 }
 
 /* Limit 2. A long call has a worker. Then another caller comes in and stays: the worker finishes the part that it has
- * claimed, and takes no other. When the other caller leaves, the long call gets a worker again. */
+ * claimed, and takes no other. When the other caller leaves, the long call gets a worker again, also if it is a team. */
 static struct {
     pthread_t owner;                              /* of the long call */
     atomic_int helped, own_parts, claimed_beside; /* parts of the long call */
@@ -316,19 +316,21 @@ static void long_part(void *unused, int part) {
     if (own == 500) {
         check_that_nobody_spins(); /* not even the worker that had to leave */
         advance(&scene.other_may_leave);
-        wait_until(&scene.helped_again, 1);
     }
+    if (own >= 500 && !atomic_load(&scene.helped_again))
+        usleep(1000);
 }
 
-static void workers_make_room_for_callers(void) {
+static void workers_make_room_for_callers(int threads) {
     clstm_set_num_threads(2);
+    memset(&scene, 0, sizeof scene);
     scene.owner = pthread_self();
     pthread_t other;
     start(&other, 1, other_caller);
-    clstm_parallel(MAX_PARTS, long_part, NULL);
+    clstm_team(threads, MAX_PARTS, long_part, NULL);
     join(&other, 1);
     CHECK(atomic_load(&scene.claimed_beside) <= 1);
-    CHECK(atomic_load(&scene.own_parts) >= 500);
+    CHECK(atomic_load(&scene.own_parts) >= 500 && atomic_load(&scene.helped_again) > 0);
 }
 
 static void idle_workers_sleep(void) {
@@ -357,14 +359,15 @@ static void few_threads_part(void *most, int part) {
     CHECK(threads_of_this_process() <= *(int *)most);
 }
 
-static void workers_number_less_than_the_limit(void) {
-    clstm_set_num_threads(1);
-    while (threads_of_this_process() > alone)
-        usleep(200);
+static void lower_and_raise_the_limit(void) {
     int most = alone + 2;
-    clstm_set_num_threads(3);
-    clstm_parallel(MAX_PARTS, few_threads_part, &most);
+    for (int i = 0; i < 20; i++) {
+        clstm_set_num_threads(1 + i % 3);
+        clstm_parallel(MAX_PARTS, few_threads_part, &most);
+    }
 }
+
+static void workers_number_less_than_the_highest_limit(void) { in_child(lower_and_raise_the_limit); }
 
 /* ---- fork --------------------------------------------------------------------------------------------- */
 
@@ -440,9 +443,10 @@ int main(void) {
     number_changes_while_running();
     one_caller_uses_the_limit_and_no_more();
     callers_beyond_the_limit_run_alone();
-    workers_make_room_for_callers();
+    workers_make_room_for_callers(MAX_PARTS);
+    workers_make_room_for_callers(2);
     idle_workers_sleep();
-    workers_number_less_than_the_limit();
+    workers_number_less_than_the_highest_limit();
     fork_while_busy();
     clstm_set_num_threads(3);
     in_child(fork_keeps_the_number);

@@ -27,7 +27,7 @@ static struct {
     sync_condition work;     /* there may be something for an idle worker to do */
     sync_condition finished; /* the helpers of some job became 0 */
     job *open;               /* the jobs whose callers still claim parts */
-    int workers;             /* started and not gone; at most limit - 1, or a little later */
+    int workers;             /* started; they stay when the limit is lowered */
     int busy;                /* workers that run parts */
     atomic_int jobs;         /* how many are open */
     atomic_int opened;       /* how many have been, with the lock free again */
@@ -93,17 +93,19 @@ int clstm_most_at_once(void) {
 int clstm_set_num_threads(int n) {
     if (n < 1 || n > MAX_THREADS)
         return CLSTM_ERROR_THREADS;
-    survive_fork();
-    sync_acquire(&pool.lock);
     atomic_store(&pool.limit, n);
-    sync_wake_all(&pool.work);
-    sync_release(&pool.lock);
     return CLSTM_OK;
 }
 
 /* ---- parts -------------------------------------------------------------------------------------------- */
 
-static int unclaimed(const job *job) { return job->parts - atomic_load(&job->next); }
+static int is_team(const job *job) { return job->threads < job->parts; }
+
+static int wants_helper(const job *job) {
+    return atomic_load(&job->next) < job->parts && atomic_load(&job->helpers) + 1 < job->threads;
+}
+
+static int has_room(void) { return atomic_load(&pool.running) < atomic_load(&pool.limit); }
 
 /* 1 and the next part of a job, or 0 when all are claimed. */
 static int claim(job *job, int *part) {
@@ -114,8 +116,8 @@ static int claim(job *job, int *part) {
 /* ---- workers ------------------------------------------------------------------------------------------ */
 
 static job *find_job(void) {
-    job *job = atomic_load(&pool.running) < atomic_load(&pool.limit) ? pool.open : NULL;
-    while (job && (unclaimed(job) <= 0 || atomic_load(&job->helpers) + 1 >= job->threads))
+    job *job = has_room() ? pool.open : NULL;
+    while (job && !wants_helper(job))
         job = job->link;
     return job;
 }
@@ -153,13 +155,10 @@ static void stay_awake(void) {
     sync_acquire(&pool.lock);
 }
 
-SYNC_THREAD(worker) {
-    (void)unused;
-    fpmode_enter();
-    inside_part = 1;
+static void work_forever(void) {
     int awake = 0; /* since its last job */
     sync_acquire(&pool.lock);
-    while (pool.workers < atomic_load(&pool.limit)) {
+    for (;;) {
         job *job = find_job();
         if (job)
             work_on(job);
@@ -169,8 +168,13 @@ SYNC_THREAD(worker) {
             sync_wait(&pool.work, &pool.lock);
         awake = job != NULL;
     }
-    pool.workers--;
-    sync_release(&pool.lock);
+}
+
+SYNC_THREAD(worker) {
+    (void)unused;
+    fpmode_enter();
+    inside_part = 1;
+    work_forever();
     return 0;
 }
 
@@ -210,6 +214,17 @@ static void wait_for_helpers(job *job) {
     sync_release(&pool.lock);
 }
 
+/* A worker takes the place that a caller left, with the lock held. Not in a team, whose parts are short: a caller that
+ * comes back for its next call needs the place sooner than the worker wakes up. See run_claimed. */
+static void fill_place(void) {
+    for (job *job = pool.open; job; job = job->link) {
+        if (!is_team(job) && wants_helper(job)) {
+            call_workers(1);
+            return;
+        }
+    }
+}
+
 static void close_job(job *job) {
     sync_acquire(&pool.lock);
     struct job **link = &pool.open;
@@ -218,8 +233,7 @@ static void close_job(job *job) {
     *link = job->link;
     atomic_fetch_sub(&pool.jobs, 1);
     atomic_fetch_sub(&pool.running, 1);
-    if (pool.open)
-        call_workers(1); /* into the place that this caller leaves */
+    fill_place();
     sync_release(&pool.lock);
     wait_for_helpers(job);
 }
@@ -233,18 +247,31 @@ static void run_alone(void (*run)(void *context, int part), void *context) {
     if (atomic_load(&pool.jobs) == 0)
         return;
     sync_acquire(&pool.lock);
-    call_workers(1);
+    fill_place();
     sync_release(&pool.lock);
+}
+
+/* Runs parts until none is left. A team's caller calls a worker when it sees a free place for several parts. */
+static void run_claimed(job *job) {
+    enum { PATIENCE = 8 };
+    int part, seen = 0;
+    while (claim(job, &part)) {
+        job->run(job->context, part);
+        seen = is_team(job) && has_room() && wants_helper(job) ? seen + 1 : 0;
+        if (seen == PATIENCE) {
+            sync_acquire(&pool.lock);
+            call_workers(1);
+            sync_release(&pool.lock);
+        }
+    }
 }
 
 static void run_with_workers(int threads, int parts, void (*run)(void *context, int part), void *context) {
     job job = {.run = run, .context = context, .threads = threads, .parts = parts};
-    int part;
     clstm_get_num_threads();
     survive_fork();
     open_job(&job);
-    while (claim(&job, &part))
-        run(context, part);
+    run_claimed(&job);
     close_job(&job);
 }
 
