@@ -13,6 +13,7 @@ OUT := $(BUILD)/c/$(notdir $(firstword $(CC)))-$(VARIANT)
 HEADERS := $(wildcard include/*.h src/clstm/core/*.h src/clstm/core/*.inc tests/c/*.h)
 CORE := $(patsubst src/clstm/core/%.c,$(OUT)/%.o,$(wildcard src/clstm/core/*.c))
 C_TESTS := $(patsubst tests/c/%.c,$(OUT)/%,$(filter-out $(SKIP),$(wildcard tests/c/test_*.c)))
+GOLDEN := $(patsubst tests/c/%.c,$(OUT)/%,$(filter-out $(SKIP),tests/c/golden.c))
 
 .DEFAULT_GOAL := help
 .PHONY: help build test ctest asan tsan pyasan freethreaded valgrind fuzz pyfuzz simde aarch64 golden wheels lib install cross abi lint format bench roof clean
@@ -27,9 +28,9 @@ build: ## Install in place, so that edits of Python files take effect at once
 test: ## Run the Python tests on the installed package
 	$(PYTHON) -m pytest
 
-ctest: $(C_TESTS) $(OUT)/golden ## Build and run the C tests, without Python
+ctest: $(C_TESTS) $(GOLDEN) ## Build and run the C tests, without Python
 	@passed=0; failed=0; \
-	for test in $(C_TESTS) "$(OUT)/golden tests/c/golden.txt"; do \
+	for test in $(C_TESTS) $(GOLDEN:%="% tests/c/golden.txt"); do \
 	    if $(RUN) $$test; then passed=$$((passed + 1)); else echo "FAILED: $$test"; failed=$$((failed + 1)); fi; \
 	done; \
 	echo "$$passed passed, $$failed failed"; test $$failed -eq 0
@@ -58,10 +59,10 @@ freethreaded: ## The tests that threads may break, three times, on a Python with
 	$(PYTHON) setup.py -q build --build-lib $(FREETHREADED)/lib --build-temp $(FREETHREADED)/temp
 	for turn in 1 2 3; do PYTHONPATH=$(FREETHREADED)/lib $(PYTHON) -X faulthandler -m pytest -q $(FREETHREADED_TESTS:%=tests/%.py) || exit 1; done
 
-# It does not flush denormals, as test_activations wants; what a sleeping worker owns is "possibly lost" to it
+# It does not flush denormals, as test_activations and the golden bytes want; what a sleeping worker owns is "possibly lost" to it
 valgrind: ## The C tests under valgrind, without those that wait for threads or watch system calls
 	@$(MAKE) ctest VARIANT=valgrind OPTIMIZE="-O1 -DCHECK_EMULATOR" \
-	    SKIP="$(addprefix tests/c/test_,threads.c realtime.c concurrent.c activations.c)" \
+	    SKIP="tests/c/golden.c $(addprefix tests/c/test_,threads.c realtime.c concurrent.c activations.c)" \
 	    RUN="valgrind -q --error-exitcode=1 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite"
 
 # libFuzzer finds new inputs and keeps them in build/fuzz; tests/fuzz/corpus is where it starts

@@ -13,7 +13,7 @@
  * callers beyond the limit run alone. */
 void clstm_parallel(int parts, void (*run)(void *context, int part), void *context);
 
-/* The same on no more than `threads` threads, for parts that wait for each other. */
+/* The same on no more than `threads` threads, for a team: many short parts that wait for each other. */
 void clstm_team(int threads, int parts, void (*run)(void *context, int part), void *context);
 
 /* Between these two, a caller may have more for workers to do: they stay awake a little longer for it. */
