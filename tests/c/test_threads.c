@@ -279,7 +279,8 @@ static void callers_beyond_the_limit_run_alone(void) {
 }
 
 /* Limit 2. A long call has a worker. Then another caller comes in and stays: the worker finishes the part that it has
- * claimed, and takes no other. When the other caller leaves, the long call gets a worker again, also if it is a team. */
+ * claimed, and takes no other. When the other caller leaves, the long call gets a worker again, also if it is a team.
+ */
 static struct {
     pthread_t owner;                              /* of the long call */
     atomic_int helped, own_parts, claimed_beside; /* parts of the long call */

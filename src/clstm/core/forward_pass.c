@@ -15,8 +15,11 @@ static idx valid_rows(const forward_pass *d, idx t) {
     return active_rows(d->f->s.active, d->f->T, t, d->first, d->rows);
 }
 
+/* Where the output of step t lies in `out`. */
+static idx output_time(const forward_pass *d, idx t) { return d->alternates ? t % 2 : t; }
+
 static void *output_at(const forward_pass *d, idx t, idx row) {
-    return plane_at(&d->f->net, d->out, d->alternates ? t % 2 : t, row);
+    return plane_at(&d->f->net, d->out, output_time(d, t), row);
 }
 
 /* The earliest of steps s .. s + steps in processing order: no other has more valid rows. */
@@ -147,7 +150,7 @@ static idx steps_between_questions(const forward_pass *d) {
 static void give_final_states(const forward_pass *d, idx t, idx begin, idx end) {
     const network *net = &d->f->net;
     if (d->hn.p)
-        give_rows(net, d->caller, d->out, d->alternates ? t % 2 : t, d->hn, 0, begin, end, net->P);
+        give_rows(net, d->caller, d->out, output_time(d, t), d->hn, 0, begin, end, net->P);
     if (d->cn.p)
         give_rows(net, d->caller, d->c, t, d->cn, 0, begin, end, net->H);
 }
@@ -164,7 +167,7 @@ static void give_initial_states(const forward_pass *d, idx begin, idx end) {
 static void give_output(const forward_pass *d, idx t) {
     const network *net = &d->f->net;
     if (d->copy.p)
-        give_rows(net, d->caller, d->out, d->alternates ? t % 2 : t, d->copy, t, 0, d->rows, net->P);
+        give_rows(net, d->caller, d->out, output_time(d, t), d->copy, t, 0, d->rows, net->P);
 }
 
 /* What steps s .. s + steps in processing order need beforehand. */
