@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import test_audio_models
 import test_keras
-import test_onnx
+from onnx_builders import if_model, loop_model, plain_model, scan_model, written
 
 import clstm
 
@@ -39,8 +39,8 @@ def write_models(rng):
 
 
 def write_onnx(rng):
-    for make in test_onnx.plain_model, test_onnx.if_model, test_onnx.loop_model, test_onnx.scan_model:
-        test_onnx.written(folder("onnx") / make.__name__, make(rng))
+    for make in plain_model, if_model, loop_model, scan_model:
+        written(folder("onnx") / make.__name__, make(rng))
     clstm.to_onnx(clstm.LSTM(2, 3, 2, bidirectional=True, seed=0), folder("onnx") / "exported")
     variant = clstm.LSTM(2, 3, peepholes=True, clip=1.0, coupling="forget", activations=["hard_sigmoid"] * 3, seed=0)
     clstm.to_onnx(variant, folder("onnx") / "variant")
