@@ -6,6 +6,7 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 helper, numpy_helper = onnx.helper, onnx.numpy_helper
 FLOAT, INT64, BOOL = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.BOOL
+
 T, B, I, H = 5, 3, 4, 4  # equal sizes: only the numbers tell a wrong axis or a wrong order of gates
 
 

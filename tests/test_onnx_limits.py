@@ -5,19 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from onnx_builders import (
-    BOOL,
-    INT64,
-    assert_close,
-    helper,
-    lstm_node,
-    model_of,
-    onnx,
-    runtime,
-    value,
-    weights,
-    written,
-)
+from onnx_builders import BOOL, INT64, assert_close, helper, lstm_node, model_of, onnx, runtime, value, weights, written
 
 import clstm
 from clstm.interop.onnx_file import Node

@@ -4,20 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from onnx_builders import (
-    B,
-    H,
-    I,
-    T,
-    helper,
-    if_model,
-    loop_model,
-    lstm_node,
-    model_of,
-    plain_model,
-    weights,
-    written,
-)
+from onnx_builders import B, H, I, T, helper, if_model, loop_model, lstm_node, model_of, plain_model, weights, written
 
 import clstm
 

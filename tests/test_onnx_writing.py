@@ -3,15 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from onnx_builders import (
-    B,
-    H,
-    I,
-    T,
-    assert_close,
-    onnx,
-    runtime,
-)
+from onnx_builders import B, H, I, T, assert_close, onnx, runtime
 from problems import assert_same_bytes, named, problems
 
 import clstm

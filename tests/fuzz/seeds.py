@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import test_audio_models
-import test_keras
+from keras_builders import KerasLstm, sequential, write_by_position, write_h5
 from onnx_builders import if_model, loop_model, plain_model, scan_model, written
 
 import clstm
@@ -47,20 +47,20 @@ def write_onnx(rng):
 
 
 def write_keras(rng):
-    small = test_keras.KerasLstm(rng, units=2, features=2)
+    small = KerasLstm(rng, units=2, features=2)
     masking = {"class_name": "Masking", "config": {"name": "masking", "mask_value": 0.0}}
     dense = {"class_name": "Dense", "config": {"name": "dense", "units": 1, "activation": "relu"}}
     both = {
         "class_name": "Bidirectional",
         "config": {"name": "both", "layer": small.layer("inner", return_sequences=True), "merge_mode": "concat"},
     }
-    plain = test_keras.sequential(masking, small.layer(), dense)
-    test_keras.write_h5(folder("keras") / "names.h5", plain, {"rnn": small.arrays})
-    test_keras.write_by_position(folder("keras") / "positions.h5", {"lstm": ("rnn", {"cell/vars": small.arrays})})
+    plain = sequential(masking, small.layer(), dense)
+    write_h5(folder("keras") / "names.h5", plain, {"rnn": small.arrays})
+    write_by_position(folder("keras") / "positions.h5", {"lstm": ("rnn", {"cell/vars": small.arrays})})
     stateful = small.layer(stateful=True, go_backwards=True, activation="elu", recurrent_activation="hard_sigmoid")
     for name, layers in {"plain": [small.layer()], "masked": plain["config"]["layers"], "both": [both],
                          "stateful": [stateful]}.items():  # fmt: skip
-        (folder("keras_config") / name).write_text(json.dumps(test_keras.sequential(*layers)))
+        (folder("keras_config") / name).write_text(json.dumps(sequential(*layers)))
 
 
 def write_audio(rng):
