@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from derivatives import Loss, assert_close, unit_vectors
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import (
@@ -22,7 +23,6 @@ from problems import (
 from reference import lstm as reference
 from reference_variants import ACTIVATIONS as FORMULAS
 from test_bits import ISAS, PER_ROW, pieces, rows_of
-from test_gradients import Loss, assert_close, unit_vectors
 
 import clstm
 from clstm import _core
