@@ -41,10 +41,6 @@ cdef Block borrow_block(cnp.ndarray memory):
     return block
 
 
-cdef enum:
-    LARGEST_WORKSPACE = 64 << 20  # bytes
-
-
 @cython.final
 @cython.no_gc
 cdef class Spares:

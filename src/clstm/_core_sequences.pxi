@@ -8,6 +8,10 @@ from libc.string cimport memset
 from clstm cimport *
 
 
+cdef enum:
+    LARGEST_WORKSPACE = 64 << 20  # bytes of one that is kept for the next call
+
+
 @cython.final
 @cython.no_gc_clear  # giving the block back needs the weights to the last
 cdef class Tape:
@@ -58,14 +62,7 @@ cdef class Tape:
         return tape
 
     cdef Tape without_block(self):
-        cdef Tape tape = Tape.__new__(Tape)
-        tape.weights = self.weights
-        tape.spec = self.spec
-        tape.pack = self.pack
-        tape.T = self.T
-        tape.B = self.B
-        tape.meta = self.meta
-        return tape
+        return make_tape(self.weights, &self.spec, self.pack, self.T, self.B, self.meta)
 
     cdef size_t size(self) except? 0:
         cdef size_t size = 0
@@ -80,12 +77,33 @@ cdef class Tape:
         return f"Tape({self.T} steps, {self.B} rows, {self.size()} bytes)"
 
 
+cdef Tape make_tape(Weights weights, const clstm_spec *spec, Pack pack, int64_t T, int64_t B, meta):
+    """A tape without a recording."""
+    cdef Tape tape = Tape.__new__(Tape)
+    tape.weights = weights
+    tape.spec = spec[0]
+    tape.pack = pack
+    tape.T = T
+    tape.B = B
+    tape.meta = meta
+    return tape
+
+
 cdef inline void *data_of(object array) noexcept:
     return NULL if array is None else cnp.PyArray_DATA(<cnp.ndarray> array)
 
 
 cdef inline int64_t stride_of(cnp.ndarray array, int axis) noexcept:
     return cnp.PyArray_STRIDE(array, axis) // cnp.PyArray_ITEMSIZE(array)
+
+
+cdef int finish(Weights weights, Block workspace, SignalWatch watch, int status) except -1:
+    """After a call: keep its workspace for the next one, and turn its status into an exception."""
+    if workspace.size <= LARGEST_WORKSPACE:
+        weights.spare_workspaces.give(workspace)
+    if status == CLSTM_ERROR_INTERRUPTED:
+        raise watch.error
+    return check(status)
 
 
 def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengths, order, bint training, uint64_t seed,
@@ -142,20 +160,10 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
         seq.interrupt_context = <void *> watch
     with nogil:
         status = clstm_forward(&spec, pack.block.data, &seq, tape_data, workspace.data, workspace.size)
-    if workspace.size <= LARGEST_WORKSPACE:
-        weights.spare_workspaces.give(workspace)
-    if status == CLSTM_ERROR_INTERRUPTED:
-        raise watch.error
-    check(status)
+    finish(weights, workspace, watch, status)
     if training:
-        tape = Tape.__new__(Tape)
-        tape.weights = weights
-        tape.spec = spec
-        tape.pack = pack
+        tape = make_tape(weights, &spec, pack, seq.T, seq.B, meta)
         tape.block = tape_block
-        tape.T = seq.T
-        tape.B = seq.B
-        tape.meta = meta
     return tape
 
 
@@ -202,8 +210,4 @@ def backward(Tape tape, dy, dhn, dcn, dx, dh0, dc0, list grads, bint accumulate=
     with nogil:
         status = clstm_backward(&tape.spec, tape.pack.block.data, tape.block.data, &g, workspace.data,
                                 workspace.size)
-    if workspace.size <= LARGEST_WORKSPACE:
-        weights.spare_workspaces.give(workspace)
-    if status == CLSTM_ERROR_INTERRUPTED:
-        raise watch.error
-    check(status)
+    finish(weights, workspace, watch, status)
