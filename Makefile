@@ -42,8 +42,9 @@ tsan: ## The C tests under ThreadSanitizer
 	@$(MAKE) ctest VARIANT=tsan OPTIMIZE="-O1 $(TSAN)"
 
 PYASAN := $(BUILD)/pyasan
-PYASAN_TESTS := test_threads test_memory test_stream test_states_and_lengths test_variants test_mask test_packing test_checkpoint \
-    test_dropout test_trace test_truncation test_arrays test_weights
+PYASAN_TESTS := test_threads test_memory test_stream test_states_and_lengths test_variants test_variant_bits \
+    test_variant_options test_activations test_regularizers test_mask test_packing test_checkpoint test_dropout test_trace \
+    test_truncation test_arrays test_weights
 
 pyasan: ## Python tests on an extension with AddressSanitizer and UndefinedBehaviorSanitizer
 	CLSTM_SANITIZE=address,undefined $(PYTHON) setup.py -q build --build-lib $(PYASAN)/lib --build-temp $(PYASAN)/temp

@@ -48,7 +48,9 @@ class BuildExt(build_ext):
 core = Extension(
     "clstm._core",
     sources=["src/clstm/_core.pyx", *sorted(glob("src/clstm/core/*.c"))],
-    depends=sorted(glob("include/*.h") + glob("src/clstm/*.h") + glob("src/clstm/core/*.[hi]*")),
+    depends=sorted(
+        glob("include/*.h") + glob("src/clstm/*.h") + glob("src/clstm/*.pxi") + glob("src/clstm/core/*.[hi]*")
+    ),
     include_dirs=["include", "src/clstm", "src/clstm/core", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"), ("CLSTM_CAPI_IMPLEMENTATION", "1")],
 )

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 import clstm
@@ -11,6 +12,8 @@ from clstm.variants import ACTIVATIONS
 SMOOTH = ["sigmoid", "tanh", "identity", ("affine", 0.7, 0.2), ("scaled_tanh", 1.3, 0.6), "softplus"]
 ODD_SIZES = (1, 3, 7, 13, 15, 17, 31, 33, 65, 129)  # none is a multiple of a vector; most need a tail
 ODD_BATCHES = (1, 2, 3, 5, 7, 17, 33)
+ISAS = clstm.cpu_info()["available"]
+PER_ROW = {"y": 1, "h_n": 1, "c_n": 1, "dx": 1, "dh_0": 1, "dc_0": 1}  # axis of the batch
 
 
 class Batch(NamedTuple):
@@ -109,6 +112,36 @@ def problems(sizes=ODD_SIZES, batches=ODD_BATCHES, layers=(1, 2, 3), steps=(1, 2
     return st.builds(Problem, **(drawn | {name: st.just(value) for name, value in fixed.items()}))
 
 
+EVERYTHING = {
+    "proj_size": 5,
+    "peepholes": True,
+    "coupling": "input",
+    "activations": {"g": "softsign", "h": ["elu", 0.5]},
+    "clip": 1.5,
+    "cell_clip": 1.0,
+    "proj_clip": 0.25,
+    "learn_initial_state": True,
+    "layer_norm": True,
+    "layer_norm_eps": 0.01,
+}
+VARIANTS = [
+    {"proj_size": 5},
+    {"peepholes": True},
+    {"coupling": "forget"},
+    {"coupling": "input"},
+    {"forget_gate": False},
+    {"activations": {"i": "hard_sigmoid", "f": "hard_sigmoid", "g": "relu", "o": "hard_sigmoid", "h": "identity"}},
+    {"clip": 0.5},
+    {"cell_clip": 0.5},
+    {"proj_size": 5, "proj_clip": 0.1},
+    {"learn_initial_state": True},
+    {"layer_norm": True},
+    EVERYTHING,
+]
+each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: "+".join(variant))
+VARIANT_SIZES = {"sizes": (1, 2, 3, 8, 9, 17), "batches": (1, 2, 5, 17), "layers": (1, 2), "steps": (1, 2, 7)}
+
+
 @st.composite
 def variant_problems(draw, smooth=False, zoneout=False, **drawn):
     """Strategy for problems whose network is a variant, in any combination. smooth: without kinks. zoneout: with it, so
@@ -152,6 +185,16 @@ def outputs(lstm, batch):
 def called(lstm, batch):
     """Everything that a plain call returns, by name."""
     return named(*lstm(batch.x, batch.state, batch.lengths))
+
+
+def rows_of(results, index):
+    """Some rows of the results that have rows."""
+    return {name: np.take(results[name], index, axis=axis) for name, axis in PER_ROW.items()}
+
+
+def pieces(T, size):
+    """T steps, cut into pieces of at most `size`."""
+    return [slice(start, min(start + size, T)) for start in range(0, T, size)]
 
 
 def named(y, state):

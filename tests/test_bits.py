@@ -10,19 +10,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import ODD_BATCHES, ODD_SIZES, Problem, assert_same_bytes, called, outputs, problems
+from problems import (
+    ISAS,
+    ODD_BATCHES,
+    ODD_SIZES,
+    PER_ROW,
+    Problem,
+    assert_same_bytes,
+    called,
+    outputs,
+    pieces,
+    problems,
+    rows_of,
+)
 
 import clstm
 from clstm import _core
 
-ISAS = clstm.cpu_info()["available"]
-PER_ROW = {"y": 1, "h_n": 1, "c_n": 1, "dx": 1, "dh_0": 1, "dc_0": 1}  # axis of the batch
-
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
-
-
-def rows_of(results, index):
-    return {name: np.take(results[name], index, axis=axis) for name, axis in PER_ROW.items()}
 
 
 # ---- 1: the batch around a sequence ----
@@ -90,10 +95,6 @@ def test_results_do_not_depend_on_the_number_of_threads(I, H, T, B, bidirectiona
 
 
 # ---- 3: the way time was cut ----
-
-
-def pieces(T, size):
-    return [slice(start, min(start + size, T)) for start in range(0, T, size)]
 
 
 @settings(max_examples=50)

@@ -4,92 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
+from derivatives import Loss, assert_close, unit_vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import Batch, Problem, assert_same_bytes, outputs, problems
-from reference import lstm as reference
 
 import clstm
 
 GIVEN = [set(names) for n in range(4) for names in itertools.combinations(("dy", "dh_n", "dc_n"), n)]
-
-
-class Loss:
-    """A linear function of the outputs, sum(dy y) + sum(dh_n h_n) + sum(dc_n c_n), as a function of all arguments."""
-
-    def __init__(self, problem, given=frozenset({"dy", "dh_n", "dc_n"}), **options):
-        self.lstm, self.batch, self.variant = problem.lstm(**options), problem.batch(), problem.variant
-        self.weights = dict(zip(("dy", "dh_n", "dc_n"), (self.batch.dy, *self.batch.dstate), strict=True))
-        self.weights = {name: array for name, array in self.weights.items() if name in given}
-        self.arguments = {"x": self.batch.x} | self.lstm.state_dict()
-        if not self.variant.get("learn_initial_state") or self.batch.state:
-            h_0, c_0 = self.batch.state or [np.zeros(array.shape) for array in self.batch.dstate]
-            self.arguments |= {"h_0": h_0, "c_0": c_0}
-
-    def value(self, arguments):
-        """The loss by the package."""
-        parameters = self._use(arguments)
-        start = arguments.get("h_0"), arguments.get("c_0")
-        y, state, _ = self.lstm.forward(arguments["x"], start, self.batch.lengths)
-        assert parameters == self.lstm.parameters().keys()
-        return self._sum(y, state)
-
-    def reference_value(self, arguments):
-        """The loss by the reference."""
-        parameters = {name: array for name, array in arguments.items() if name not in ("x", "h_0", "c_0")}
-        state = arguments.get("h_0"), arguments.get("c_0")
-        return self._sum(*reference(parameters, arguments["x"], state, self.batch.lengths, options=self.variant))
-
-    def gradients(self):
-        """By the package, a dict with the names of the arguments."""
-        self._use(self.arguments)
-        y, state, tape = self.lstm.forward(self.batch.x, self.batch.state, self.batch.lengths)
-        dstate = (self.weights.get("dh_n"), self.weights.get("dc_n")) if self.weights.keys() - {"dy"} else None
-        dx, (dh_0, dc_0), grads = self.lstm.backward(tape, self.weights.get("dy"), dstate)
-        assert list(grads) == list(self.lstm.parameters())
-        found = {"x": dx, "h_0": dh_0, "c_0": dc_0} | grads
-        return {name: found[name] for name in self.arguments}
-
-    def moved(self, name, step):
-        """The arguments, one of them moved by a step."""
-        return self.arguments | {name: self.arguments[name] + step}
-
-    def central_difference(self, name, direction):
-        """Derivative along a direction by central differences, Richardson's extrapolation of two of them: the error
-        is of order size^4, and rounding adds about 1e-16 / size."""
-
-        def difference(size):
-            values = [self.value(self.moved(name, step * direction)) for step in (size, -size)]
-            return (values[0] - values[1]) / (2 * size)
-
-        return (4 * difference(1e-3) - difference(2e-3)) / 3
-
-    def complex_step(self, name, direction):
-        """Derivative of the reference along a direction, to the last digits."""
-        return self.reference_value(self.moved(name, 1e-30j * direction)).imag * 1e30
-
-    def _use(self, arguments):
-        names = [name for name in arguments if name not in ("x", "h_0", "c_0")]
-        self.lstm.load_state_dict({name: arguments[name] for name in names})
-        self.lstm.dropout_counter = 0  # the same masks every time
-        return set(names)
-
-    def _sum(self, y, state):
-        outputs = {"dy": y, "dh_n": state[0], "dc_n": state[1]}
-        return sum((np.sum(weight * outputs[name]) for name, weight in self.weights.items()), start=0.0)
-
-
-def unit_vectors(shape):
-    for index in np.ndindex(*shape):
-        vector = np.zeros(shape)
-        vector[index] = 1
-        yield vector
-
-
-def assert_close(found, expected, tolerance, label):
-    """Relative to the norm of the whole gradient array; a gradient that is 0 must be found to be 0."""
-    norm = np.linalg.norm(expected)
-    assert np.linalg.norm(found - expected) <= tolerance * norm + 1e-12 * (norm == 0), label
 
 
 small = {"sizes": (1, 2, 3, 5), "layers": (1, 2), "batches": (1, 2, 3), "steps": (1, 2, 4), "dtype": "float64"}

@@ -41,6 +41,15 @@ def as_probability(name: str, value: Any) -> float:
     return float(value) if value == 0 else at_least_normal(name, float(value))
 
 
+def as_seed(seed: Any) -> int:
+    """Return `seed` as an int of 64 bits."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"seed is {seed!r}, but an integer or None is expected")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed is {seed}, but 0 to 2**64 - 1 is expected")
+    return int(seed)
+
+
 def at_least_normal(name: str, value: float) -> float:
     """Return `value`, which is above 0, if it does not count as 0 in a step."""
     least = float(np.finfo(np.float32).tiny)

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _core
-from .arguments import as_flag, as_float_dtype, as_lengths, as_mask, as_pair, as_probability, as_real_array, as_size
+from .arguments import as_flag, as_float_dtype, as_probability, as_real_array, as_seed, as_size
+from .axes import Axes
 from .checkpoint import CheckpointTape, segment_steps
 from .initialization import INITIALIZERS
 from .layout import Layout
@@ -203,7 +204,7 @@ class LSTM(Module):
         self.dtype = as_float_dtype(dtype)
         if not isinstance(init, str) or init not in INITIALIZERS:
             raise ValueError(f"init is {init!r}, but one of {', '.join(map(repr, INITIALIZERS))} is expected")
-        self.seed = int.from_bytes(os.urandom(7), "little") if seed is None else _as_seed(seed)
+        self.seed = int.from_bytes(os.urandom(7), "little") if seed is None else as_seed(seed)
         self.dropout_counter = 0
         self._allocate()
         rng = np.random.default_rng(self.seed)
@@ -379,6 +380,8 @@ class LSTM(Module):
 
         return make_module(self)
 
+    # ---- attributes and copies ----
+
     def __getattr__(self, name: str) -> np.ndarray:
         index = self.__dict__.get("_index", {})
         if name in index:
@@ -522,15 +525,18 @@ class LSTM(Module):
         if not isinstance(tape, (Tape, CheckpointTape)) or not tape.is_of(self._weights):
             raise ValueError(f"tape is {tape!r:.80}, but one that this layer's forward returned is expected")
         layout: Layout = tape.meta
-        D = 1 + self.bidirectional
+        axes, T, B, D = self._axes(layout.batched), tape.T, tape.B, 1 + self.bidirectional
         if dy is not None:
-            dy = self._time_major("dy", dy, D * self._features, layout.batched)
-            if dy.shape[:2] != (tape.T, tape.B):
-                raise ValueError(f"dy has {_sizes(dy)}, but {tape.T} time steps and {tape.B} rows are expected")
+            dy = axes.take_sequences("dy", dy, D * self._features)
+            if dy.shape[:2] != (T, B):
+                raise ValueError(
+                    f"dy has {dy.shape[0]} time steps and {dy.shape[1]} rows, "
+                    f"but {T} time steps and {B} rows are expected"
+                )
             dy = layout.take_gradient(dy, D)
-        dh_n, dc_n = self._states(("dh_n", "dc_n"), "dstate", dstate, tape.B, layout.batched)
-        dx_out, dx = self._empty(tape.T, tape.B, self.input_size, layout.batched)
-        dh_0, dc_0 = self._empty_states(tape.B)
+        dh_n, dc_n = axes.take_states(("dh_n", "dc_n"), "dstate", dstate, B)
+        dx_out, dx = axes.empty_sequences(T, B, self.input_size)
+        dh_0, dc_0 = axes.empty_states(B)
         grads = dict(zip(self._shapes, self._weights.gradients(), strict=True))
         found = layout.empty_steps(dx)
         arrays = dy, dh_n, dc_n, found, dh_0, dc_0, list(grads.values())
@@ -539,7 +545,7 @@ class LSTM(Module):
         else:
             _core.backward(tape, *arrays)
         layout.restore_steps(found, dx)
-        return dx_out, _as_caller_has_states((dh_0, dc_0), layout.batched), grads
+        return dx_out, axes.restore_states(dh_0, dc_0), grads
 
     def trace(
         self,
@@ -580,24 +586,24 @@ class LSTM(Module):
         True
         """
         x = as_real_array("x", x, self.dtype)
-        batched = x.ndim != 2
-        x = self._time_major("x", x, self.input_size, batched)
+        axes = self._axes(batched=x.ndim != 2)
+        x = axes.take_sequences("x", x, self.input_size)
         T, B = x.shape[:2]
-        h_0, c_0 = self._states(("h_0", "c_0"), "state", state, B, batched)
-        layout = self._layout(batched, lengths, None, T, B)
+        h_0, c_0 = axes.take_states(("h_0", "c_0"), "state", state, B)
+        layout = axes.take_layout(lengths, None, T, B)
         count, D = self.num_layers * (1 + self.bidirectional), 1 + self.bidirectional
         gates, c, h = (
             np.zeros((count, T, B, *features), self.dtype)
             for features in ((4, self.hidden_size), (self.hidden_size,), (self._features,))
         )
-        y, (h_n, c_n) = np.empty((T, B, D * self._features), self.dtype), self._empty_states(B)
+        y, (h_n, c_n) = np.empty((T, B, D * self._features), self.dtype), axes.empty_states(B)
         rows = slice(None) if layout.order is None else layout.order  # a trace is recorded longest row first
         h_0, c_0 = (None if state is None else np.ascontiguousarray(state[:, rows]) for state in (h_0, c_0))
         run = h_0, c_0, h_n, c_n, layout.lengths, None, False, 0, None
         _core.forward(self._weights, x[:, rows], y, *run, trace=(gates, c, h))
         names = [f"l{layer}{suffix}" for layer in range(self.num_layers) for suffix in ("", "_reverse")[:D]]
         return {
-            f"{kind}_{name}": self._as_caller_has_it(array, rows, batched)
+            f"{kind}_{name}": axes.restore_sequences(array, rows)
             for i, name in enumerate(names)
             for kind, array in zip("ifgoch", (*gates[i].transpose(2, 0, 1, 3), c[i], h[i]), strict=True)
         }
@@ -634,7 +640,10 @@ class LSTM(Module):
         ]
         return Stream(self._weights, as_size("batch_size", batch_size), self.config(), initial)
 
-    # ---- arrays in and out ----
+    def _axes(self, batched: bool) -> Axes:
+        """Those of a call of many sequences, or of one."""
+        features = self._features, self.hidden_size
+        return Axes(self.dtype, self.batch_first, batched, self.num_layers * (1 + self.bidirectional), features)
 
     def _run(
         self, x: Any, state: Any, lengths: Any, mask: Any, training: bool, checkpoint: bool | int = False
@@ -649,15 +658,15 @@ class LSTM(Module):
             y, state, tape = self._run(padded, state, lengths, None, training, checkpoint)
             return pack_like(y, x, self.batch_first), state, tape
         x = as_real_array("x", x, self.dtype)
-        batched = x.ndim != 2
-        x = self._time_major("x", x, self.input_size, batched)
+        axes = self._axes(batched=x.ndim != 2)
+        x = axes.take_sequences("x", x, self.input_size)
         T, B = x.shape[:2]
-        h_0, c_0 = self._states(("h_0", "c_0"), "state", state, B, batched)
-        layout = self._layout(batched, lengths, mask, T, B)
+        h_0, c_0 = axes.take_states(("h_0", "c_0"), "state", state, B)
+        layout = axes.take_layout(lengths, mask, T, B)
         steps = segment_steps(checkpoint, T)
         x = layout.take_steps(x)
-        y_out, y = self._empty(T, B, (1 + self.bidirectional) * self._features, layout.batched)
-        h_n, c_n = self._empty_states(B)
+        y_out, y = axes.empty_sequences(T, B, (1 + self.bidirectional) * self._features)
+        h_n, c_n = axes.empty_states(B)
         seed = self._draw_seed() if training and self._is_random else 0
         found = layout.empty_steps(y)
         arrays = x, found, h_0, c_0, h_n, c_n, layout.lengths, layout.order
@@ -666,7 +675,7 @@ class LSTM(Module):
         else:
             tape = _core.forward(self._weights, *arrays, training, seed, layout)
         layout.restore_outputs(found, y, 1 + self.bidirectional)
-        return y_out, _as_caller_has_states((h_n, c_n), batched), tape
+        return y_out, axes.restore_states(h_n, c_n), tape
 
     def _draw_seed(self) -> int:
         """The seed of a training call's masks; calls of other threads get others."""
@@ -674,86 +683,3 @@ class LSTM(Module):
             count = self.dropout_counter
             self.dropout_counter = count + 1
         return int(np.random.SeedSequence((self.seed, count)).generate_state(1, np.uint64)[0])
-
-    def _layout(self, batched: bool, lengths: Any, mask: Any, T: int, B: int) -> Layout:
-        if mask is not None:
-            if lengths is not None:
-                raise ValueError("lengths and mask are given, but one of them is expected: a mask ends sequences too")
-            array = as_mask(mask, (B, T) if batched and self.batch_first else (T, B) if batched else (T,))
-            return Layout.of_mask(batched, array.T if batched and self.batch_first else array.reshape(T, B))
-        return Layout(batched) if lengths is None else Layout.of_lengths(batched, as_lengths(lengths, "x", T, B))
-
-    def _time_major(self, name: str, value: ArrayLike, features: int, batched: bool) -> np.ndarray:
-        """`value` as (time, batch, features), aligned and contiguous along features; a view if it can be."""
-        array = as_real_array(name, value, self.dtype)
-        axes = ("batch, time" if self.batch_first else "time, batch") if batched else "time"
-        if array.ndim != 2 + batched:
-            other = f" or (time, {features})" if batched and name == "x" else ""
-            raise ValueError(f"{name} has shape {array.shape}, but ({axes}, {features}){other} is expected")
-        if array.shape[-1] != features:
-            size = "input_size" if name == "x" else "the output's size"
-            raise ValueError(f"{name} has {array.shape[-1]} features, but {size} is {features}")
-        if not batched:
-            array = array[:, None]
-        elif self.batch_first:
-            array = array.swapaxes(0, 1)
-        if not array.flags.aligned or (array.strides[-1] != array.itemsize and features > 1):
-            array = np.array(array, order="C")
-        return array
-
-    def _empty(self, T: int, B: int, features: int, batched: bool) -> tuple[np.ndarray, np.ndarray]:
-        """A new array as the caller sees it, and the same memory as (time, batch, features)."""
-        if not batched:
-            array = np.empty((T, features), self.dtype)
-            return array, array[:, None]
-        if self.batch_first:
-            array = np.empty((B, T, features), self.dtype)
-            return array, array.swapaxes(0, 1)
-        array = np.empty((T, B, features), self.dtype)
-        return array, array
-
-    def _as_caller_has_it(self, array: np.ndarray, rows: Any, batched: bool) -> np.ndarray:
-        """A copy of a (time, batch, features) array, laid out like the caller's x; its rows are these of the
-        caller's."""
-        T, B, features = array.shape
-        out, time_major = self._empty(T, B, features, batched)
-        time_major[:, rows] = array
-        return out
-
-    def _states(self, names: tuple[str, str], pair_name: str, pair: Any, B: int, batched: bool) -> list[Any]:
-        """Both states of a pair as contiguous (L*D, B, P or H); None stays."""
-        if pair is None:
-            return [None, None]
-        pair = as_pair(pair_name, pair, names)
-        first = self.num_layers * (1 + self.bidirectional)
-        states: list[Any] = []
-        for name, value, features in zip(names, pair, (self._features, self.hidden_size), strict=True):
-            if value is None:
-                states.append(None)
-                continue
-            array = as_real_array(name, value, self.dtype)
-            shape = (first, B, features) if batched else (first, features)
-            if array.shape != shape:
-                raise ValueError(f"{name} has shape {array.shape}, but {shape} is expected")
-            states.append(np.require(array.reshape(first, B, features), requirements=["C", "A"]))
-        return states
-
-    def _empty_states(self, B: int) -> State:
-        first = self.num_layers * (1 + self.bidirectional)
-        return np.empty((first, B, self._features), self.dtype), np.empty((first, B, self.hidden_size), self.dtype)
-
-
-def _as_caller_has_states(pair: State, batched: bool) -> State:
-    return pair if batched else (pair[0][:, 0], pair[1][:, 0])
-
-
-def _as_seed(seed: Any) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"seed is {seed!r}, but an integer or None is expected")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed is {seed}, but 0 to 2**64 - 1 is expected")
-    return int(seed)
-
-
-def _sizes(array: np.ndarray) -> str:
-    return f"{array.shape[0]} time steps and {array.shape[1]} rows"

@@ -70,18 +70,20 @@ def config(data):
         clstm.Module.load(FILE)
 
 
-def onnx(data):
-    """A file."""
+def use_file(data, read, use):
+    """A model of a file."""
     FILE.write_bytes(data)
     with no_such_model:
-        run_all(clstm.from_onnx(FILE))
+        use(read(FILE))
+
+
+def onnx(data):
+    use_file(data, clstm.from_onnx, run_all)
 
 
 def keras(data):
     """An HDF5 file."""
-    FILE.write_bytes(data)
-    with no_such_model:
-        run_all(clstm.from_keras(FILE))
+    use_file(data, clstm.from_keras, run_all)
 
 
 def keras_config(data):
@@ -95,17 +97,11 @@ def keras_config(data):
 
 
 def nam(data):
-    """A file."""
-    FILE.write_bytes(data)
-    with no_such_model:
-        process(clstm.from_nam(FILE))
+    use_file(data, clstm.from_nam, process)
 
 
 def rtneural(data):
-    """A file."""
-    FILE.write_bytes(data)
-    with no_such_model:
-        process(clstm.from_rtneural(FILE))
+    use_file(data, clstm.from_rtneural, process)
 
 
 class Arguments:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import test_audio_models
-import test_keras
-import test_onnx
+from keras_builders import KerasLstm, sequential, write_by_position, write_h5
+from onnx_builders import if_model, loop_model, plain_model, scan_model, written
 
 import clstm
 
@@ -39,28 +39,28 @@ def write_models(rng):
 
 
 def write_onnx(rng):
-    for make in test_onnx.plain_model, test_onnx.if_model, test_onnx.loop_model, test_onnx.scan_model:
-        test_onnx.written(folder("onnx") / make.__name__, make(rng))
+    for make in plain_model, if_model, loop_model, scan_model:
+        written(folder("onnx") / make.__name__, make(rng))
     clstm.to_onnx(clstm.LSTM(2, 3, 2, bidirectional=True, seed=0), folder("onnx") / "exported")
     variant = clstm.LSTM(2, 3, peepholes=True, clip=1.0, coupling="forget", activations=["hard_sigmoid"] * 3, seed=0)
     clstm.to_onnx(variant, folder("onnx") / "variant")
 
 
 def write_keras(rng):
-    small = test_keras.KerasLstm(rng, units=2, features=2)
+    small = KerasLstm(rng, units=2, features=2)
     masking = {"class_name": "Masking", "config": {"name": "masking", "mask_value": 0.0}}
     dense = {"class_name": "Dense", "config": {"name": "dense", "units": 1, "activation": "relu"}}
     both = {
         "class_name": "Bidirectional",
         "config": {"name": "both", "layer": small.layer("inner", return_sequences=True), "merge_mode": "concat"},
     }
-    plain = test_keras.sequential(masking, small.layer(), dense)
-    test_keras.write_h5(folder("keras") / "names.h5", plain, {"rnn": small.arrays})
-    test_keras.write_by_position(folder("keras") / "positions.h5", {"lstm": ("rnn", {"cell/vars": small.arrays})})
+    plain = sequential(masking, small.layer(), dense)
+    write_h5(folder("keras") / "names.h5", plain, {"rnn": small.arrays})
+    write_by_position(folder("keras") / "positions.h5", {"lstm": ("rnn", {"cell/vars": small.arrays})})
     stateful = small.layer(stateful=True, go_backwards=True, activation="elu", recurrent_activation="hard_sigmoid")
     for name, layers in {"plain": [small.layer()], "masked": plain["config"]["layers"], "both": [both],
                          "stateful": [stateful]}.items():  # fmt: skip
-        (folder("keras_config") / name).write_text(json.dumps(test_keras.sequential(*layers)))
+        (folder("keras_config") / name).write_text(json.dumps(sequential(*layers)))
 
 
 def write_audio(rng):
