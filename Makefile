@@ -16,7 +16,7 @@ C_TESTS := $(patsubst tests/c/%.c,$(OUT)/%,$(filter-out $(SKIP),$(wildcard tests
 GOLDEN := $(patsubst tests/c/%.c,$(OUT)/%,$(filter-out $(SKIP),tests/c/golden.c))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test ctest asan tsan pyasan freethreaded valgrind fuzz pyfuzz simde aarch64 golden wheels lib install cross abi lint format bench roof clean
+.PHONY: help build test ctest asan tsan pyasan pytsan freethreaded valgrind fuzz pyfuzz simde aarch64 golden wheels lib install cross abi lint format bench roof clean
 .SECONDARY:
 
 help: ## List the targets
@@ -51,6 +51,15 @@ pyasan: ## Python tests on an extension with AddressSanitizer and UndefinedBehav
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so)" \
 	    PYTHONPATH=$(PYASAN)/lib $(PYTHON) -m pytest $(PYASAN_TESTS:%=tests/%.py) -k "not grow_memory and not free and not sizes_that_fit" \
 	    --deselect tests/test_checkpoint.py::test_memory
+
+# The interpreter itself, not a script that starts it; and no forks, which ThreadSanitizer does not survive
+PYTSAN := $(BUILD)/pytsan
+PYTSAN_TESTS := test_threads test_stream test_dropout test_module
+
+pytsan: ## Python tests on an extension with ThreadSanitizer
+	CLSTM_SANITIZE=thread $(PYTHON) setup.py -q build --build-lib $(PYTSAN)/lib --build-temp $(PYTSAN)/temp
+	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" PYTHONPATH=$(PYTSAN)/lib \
+	    "$$($(PYTHON) -c 'import sys; print(sys.executable)')" -m pytest $(PYTSAN_TESTS:%=tests/%.py) -k "not processes and not grow_memory and not free"
 
 FREETHREADED := $(BUILD)/freethreaded
 FREETHREADED_TESTS := test_threads test_processes test_memory test_stream test_checkpoint test_dropout test_module test_embed
