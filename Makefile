@@ -114,6 +114,8 @@ LIB := $(BUILD)/lib
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 ABI := $(shell sed -n 's/^.define CLSTM_ABI_MAJOR //p' include/clstm.h)
 LIB_FLAGS := $(filter-out -g,$(C_FLAGS)) -O3 -falign-loops=32 -fPIC -fvisibility=hidden
+# dlclose must not take the code away from sleeping workers
+STAYS := -Wl,-z,nodelete
 
 lib: $(LIB)/libclstm.a $(LIB)/libclstm.so.$(ABI) $(LIB)/clstm.pc ## Build the static and the shared C library, in build/lib
 
@@ -132,7 +134,7 @@ $(LIB)/%.o: src/clstm/core/%.c $(HEADERS)
 LIB_OBJECTS := $(patsubst src/clstm/core/%.c,$(LIB)/%.o,$(wildcard src/clstm/core/*.c))
 
 $(LIB)/libclstm.so.$(ABI): $(LIB_OBJECTS)
-	$(CC) -shared -pthread -Wl,-soname,$(notdir $@) $(LDFLAGS) $^ -lm -o $@
+	$(CC) -shared -pthread -Wl,-soname,$(notdir $@) $(STAYS) $(LDFLAGS) $^ -lm -o $@
 
 $(LIB)/libclstm.a: $(LIB_OBJECTS)
 	$(CC) -r -nostdlib $^ -o $(LIB)/clstm.all
@@ -145,7 +147,7 @@ $(LIB)/clstm.pc: # anew each time, for PREFIX may be another one
 	@mkdir -p $(LIB)
 	printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' 'libdir=$${prefix}/lib' '' 'Name: clstm' \
 	    'Description: Long Short-Term Memory networks on CPUs' 'Version: $(VERSION)' \
-	    'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lclstm' 'Libs.private: -pthread -lm' > $@
+	    'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lclstm' 'Libs.private: $(STAYS) -pthread -lm' > $@
 
 # Compilers of other systems: pip install ziglang
 CROSS := x86_64-windows-gnu aarch64-windows-gnu x86_64-macos aarch64-macos x86_64-linux-musl aarch64-linux-musl

@@ -91,6 +91,20 @@ def test_pkg_config_names_the_installed_library(prefix):
     assert output("pkg-config", "--modversion", "clstm", env=environment).decode().strip() == clstm.__version__
 
 
+# ---- plugins ----
+
+
+@pytest.mark.parametrize("library", ["-lclstm", "-l:libclstm.a"])
+@pytest.mark.skipif(not shutil.which("pkg-config"), reason="pkg-config, which names the options, is not installed")
+def test_a_plugin_is_loaded_and_closed_while_its_workers_sleep(prefix, library, tmp_path):
+    sources = ROOT / "tests" / "c"
+    words = [library if word == "-lclstm" else word for word in pkg_config(prefix, "--static")]
+    words = ["-shared", "-fPIC", *words, f"-Wl,-rpath,{prefix}/lib"]
+    output("cc", sources / "plugin.c", *words, "-o", tmp_path / "plugin")
+    output("cc", "-D_GNU_SOURCE", sources / "plugin_host.c", "-ldl", "-o", tmp_path / "host")
+    output(tmp_path / "host", tmp_path / "plugin")
+
+
 # ---- the example ----
 
 
