@@ -168,7 +168,20 @@ def test_the_capsule_offers_every_function_of_the_header():
     assert {macro for macro, _ in macros} == public_functions() | {"clstm_borrow_pack"}
 
 
+def declared_for_cython():
+    return Path(clstm.__file__).with_name("__init__.pxd").read_text()
+
+
 def test_cython_declares_every_function_of_the_header():
-    text = Path(clstm.__file__).with_name("__init__.pxd").read_text()
-    declared = set(re.findall(r"^    \w[^(\n]*?(clstm_\w+)\(", text, re.MULTILINE))
+    declared = set(re.findall(r"^    \w[^(\n]*?(clstm_\w+)\(", declared_for_cython(), re.MULTILINE))
     assert declared - {"clstm_borrow_pack"} == public_functions()
+
+
+def test_cython_declares_every_constant_and_field_of_the_header():
+    """Each word with a value or an offset in abi.txt is in the enum or struct of its name."""
+    recorded = (ROOT / "tests" / "abi.txt").read_text()
+    bodies = dict(re.findall(r"(?:enum|struct) (clstm_\w+):\n((?: {8}.*\n)+)", declared_for_cython()))
+    for name, constant in re.findall(r"^enum (\w+) (\w+)", recorded, re.MULTILINE):
+        assert constant in bodies[name].split()
+    for name, fields in re.findall(r"^struct (\w+):.*\n((?: {4}.*\n)+)", recorded, re.MULTILINE):
+        assert re.findall(r"(\w+)(?:\[5\])?\n", bodies[name]) == re.findall(r" (\w+):", fields)
