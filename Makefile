@@ -15,7 +15,7 @@ CORE := $(patsubst src/clstm/core/%.c,$(OUT)/%.o,$(wildcard src/clstm/core/*.c))
 C_TESTS := $(patsubst tests/c/%.c,$(OUT)/%,$(filter-out $(SKIP),$(wildcard tests/c/test_*.c)))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test ctest asan tsan pyasan freethreaded valgrind fuzz pyfuzz simde aarch64 golden wheels lib install cross abi lint format bench roof clean
+.PHONY: help build test ctest asan tsan pyasan freethreaded valgrind fuzz pyfuzz simde aarch64 golden wheels lib install cross abi lint style types warnings manifest format bench roof clean
 .SECONDARY:
 
 help: ## List the targets
@@ -168,23 +168,34 @@ abi: ## Record the binary interface anew, after a change that docs/embedding.md 
 
 WARNINGS := -std=c11 -Wall -Wextra -Wconversion -Wsign-conversion -Werror -fsyntax-only -Iinclude -Isrc/clstm/core
 STUBTEST := $(PYTHON) -m mypy.stubtest --concise --allowlist tests/stubtest.txt
+FORMATTED := $(foreach at,include src/clstm src/clstm/core examples benchmarks tests/c tests/c/simde tests/fuzz,$(wildcard $(at)/*.[ch] $(at)/*.inc)) \
+    tests/embed_pkg/embed_pkg/from_c.c
 
-lint: ## Check style, types and C compilers' warnings, on a built package
+lint: style types warnings ## Check style, types and C compilers' warnings, on a built package
+
+style: ## The part of lint that needs nothing built
 	ruff check .
 	ruff format --check .
 	cython-lint src tests/embed_pkg
-	clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h' '*.inc')
-	mypy
+	clang-format --dry-run --Werror $(FORMATTED)
+
+types: ## mypy, and stubs against the built extension
+	$(PYTHON) -m mypy
 	$(STUBTEST) clstm._core
+
+warnings: ## C compilers' and cppcheck's, as errors
 	for compiler in gcc clang; do \
 	    for source in src/clstm/core/*.c; do $$compiler $(WARNINGS) $$source || exit 1; done; \
 	done
 	cppcheck --std=c11 --enable=warning,performance,portability --error-exitcode=1 -q -Iinclude -Isrc/clstm/core src/clstm/core
 
+manifest: ## Compare the source distribution with what git knows
+	check-manifest
+
 format: ## Rewrite Python and C sources in the project's style
 	ruff check --fix .
 	ruff format .
-	clang-format -i $$(git ls-files '*.c' '*.h' '*.inc')
+	clang-format -i $(FORMATTED)
 
 bench: ## Speed beside other libraries: writes docs/benchmarks.md, in about ten minutes
 	$(PYTHON) benchmarks/compare.py --threads 1 2 --json build/benchmarks.json --markdown docs/benchmarks.md \
