@@ -127,9 +127,10 @@ install: lib ## Install header, libraries and pkg-config file in PREFIX (/usr/lo
 	ln -sf libclstm.so.$(ABI) $(DESTDIR)$(PREFIX)/lib/libclstm.so
 	install -m 644 $(LIB)/clstm.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig
 
+# -fno-lto: distributions ask for -flto, whose objects keep the names that libclstm.a hides
 $(LIB)/%.o: src/clstm/core/%.c $(HEADERS)
 	@mkdir -p $(LIB)
-	$(CC) $(LIB_FLAGS) $(CFLAGS) -c $< -o $@
+	$(CC) $(LIB_FLAGS) $(CFLAGS) -fno-lto -c $< -o $@
 
 LIB_OBJECTS := $(patsubst src/clstm/core/%.c,$(LIB)/%.o,$(wildcard src/clstm/core/*.c))
 

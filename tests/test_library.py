@@ -39,9 +39,9 @@ def output(*command, **options):
 
 @pytest.fixture(scope="session")
 def prefix(tmp_path_factory):
-    """Where the library is installed."""
+    """Where the library is installed, made with an option that distributions add."""
     made = tmp_path_factory.mktemp("library")
-    output("make", "-s", "-j2", "install", f"BUILD={made / 'build'}", f"PREFIX={made}", cwd=ROOT)
+    output("make", "-s", "-j2", "install", f"BUILD={made / 'build'}", f"PREFIX={made}", "CFLAGS=-flto", cwd=ROOT)
     return made
 
 
