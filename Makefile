@@ -16,7 +16,8 @@ C_TESTS := $(patsubst tests/c/%.c,$(OUT)/%,$(filter-out $(SKIP),$(wildcard tests
 GOLDEN := $(patsubst tests/c/%.c,$(OUT)/%,$(filter-out $(SKIP),tests/c/golden.c))
 
 .DEFAULT_GOAL := help
-.PHONY: help build test ctest asan tsan pyasan pytsan freethreaded valgrind fuzz pyfuzz simde aarch64 golden wheels lib install cross abi lint format bench roof clean
+.PHONY: help build test ctest asan tsan pyasan pytsan freethreaded valgrind fuzz pyfuzz simde aarch64 golden wheels lib \
+    install cross abi lint style types warnings manifest format bench roof clean
 .SECONDARY:
 
 help: ## List the targets
@@ -125,6 +126,8 @@ LIB := $(BUILD)/lib
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 ABI := $(shell sed -n 's/^.define CLSTM_ABI_MAJOR //p' include/clstm.h)
 LIB_FLAGS := $(filter-out -g,$(C_FLAGS)) -O3 -falign-loops=32 -fPIC -fvisibility=hidden
+# dlclose must not take the code away from sleeping workers
+STAYS := -Wl,-z,nodelete
 
 lib: $(LIB)/libclstm.a $(LIB)/libclstm.so.$(ABI) $(LIB)/clstm.pc ## Build the static and the shared C library, in build/lib
 
@@ -136,14 +139,15 @@ install: lib ## Install header, libraries and pkg-config file in PREFIX (/usr/lo
 	ln -sf libclstm.so.$(ABI) $(DESTDIR)$(PREFIX)/lib/libclstm.so
 	install -m 644 $(LIB)/clstm.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig
 
+# -fno-lto: distributions ask for -flto, whose objects keep the names that libclstm.a hides
 $(LIB)/%.o: src/clstm/core/%.c $(HEADERS)
 	@mkdir -p $(LIB)
-	$(CC) $(LIB_FLAGS) $(CFLAGS) -c $< -o $@
+	$(CC) $(LIB_FLAGS) $(CFLAGS) -fno-lto -c $< -o $@
 
 LIB_OBJECTS := $(patsubst src/clstm/core/%.c,$(LIB)/%.o,$(wildcard src/clstm/core/*.c))
 
 $(LIB)/libclstm.so.$(ABI): $(LIB_OBJECTS)
-	$(CC) -shared -pthread -Wl,-soname,$(notdir $@) $(LDFLAGS) $^ -lm -o $@
+	$(CC) -shared -pthread -Wl,-soname,$(notdir $@) $(STAYS) $(LDFLAGS) $^ -lm -o $@
 
 $(LIB)/libclstm.a: $(LIB_OBJECTS)
 	$(CC) -r -nostdlib $^ -o $(LIB)/clstm.all
@@ -156,7 +160,7 @@ $(LIB)/clstm.pc: # anew each time, for PREFIX may be another one
 	@mkdir -p $(LIB)
 	printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' 'libdir=$${prefix}/lib' '' 'Name: clstm' \
 	    'Description: Long Short-Term Memory networks on CPUs' 'Version: $(VERSION)' \
-	    'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lclstm' 'Libs.private: -pthread -lm' > $@
+	    'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lclstm' 'Libs.private: $(STAYS) -pthread -lm' > $@
 
 # Compilers of other systems: pip install ziglang
 CROSS := x86_64-windows-gnu aarch64-windows-gnu x86_64-macos aarch64-macos x86_64-linux-musl aarch64-linux-musl
@@ -177,23 +181,34 @@ abi: ## Record the binary interface anew, after a change that docs/embedding.md 
 
 WARNINGS := -std=c11 -Wall -Wextra -Wconversion -Wsign-conversion -Werror -fsyntax-only -Iinclude -Isrc/clstm/core
 STUBTEST := $(PYTHON) -m mypy.stubtest --concise --allowlist tests/stubtest.txt
+FORMATTED := $(foreach at,include src/clstm src/clstm/core examples benchmarks tests/c tests/c/simde tests/fuzz,$(wildcard $(at)/*.[ch] $(at)/*.inc)) \
+    tests/embed_pkg/embed_pkg/from_c.c
 
-lint: ## Check style, types and C compilers' warnings, on a built package
+lint: style types warnings ## Check style, types and C compilers' warnings, on a built package
+
+style: ## The part of lint that needs nothing built
 	ruff check .
 	ruff format --check .
 	cython-lint src tests/embed_pkg
-	clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h' '*.inc')
-	mypy
+	clang-format --dry-run --Werror $(FORMATTED)
+
+types: ## mypy, and stubs against the built extension
+	$(PYTHON) -m mypy
 	$(STUBTEST) clstm._core
+
+warnings: ## C compilers' and cppcheck's, as errors
 	for compiler in gcc clang; do \
 	    for source in src/clstm/core/*.c; do $$compiler $(WARNINGS) $$source || exit 1; done; \
 	done
 	cppcheck --std=c11 --enable=warning,performance,portability --error-exitcode=1 -q -Iinclude -Isrc/clstm/core src/clstm/core
 
+manifest: ## Compare the source distribution with what git knows
+	check-manifest
+
 format: ## Rewrite Python and C sources in the project's style
 	ruff check --fix .
 	ruff format .
-	clang-format -i $$(git ls-files '*.c' '*.h' '*.inc')
+	clang-format -i $(FORMATTED)
 
 bench: ## Speed beside other libraries: writes docs/benchmarks.md, in about ten minutes
 	$(PYTHON) benchmarks/compare.py --threads 1 2 --json build/benchmarks.json --markdown docs/benchmarks.md \

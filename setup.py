@@ -44,6 +44,12 @@ class BuildExt(build_ext):
         for header in glob("include/*.h"):
             self.copy_file(header, str(package))
 
+    def get_output_mapping(self) -> dict[str, str]:
+        """What a strict editable install links."""
+        package = Path(self.build_lib, "clstm", "include")
+        headers = {str(package / Path(header).name): header for header in glob("include/*.h")}
+        return super().get_output_mapping() | headers
+
 
 core = Extension(
     "clstm._core",

@@ -121,3 +121,23 @@ def test_another_version_of_the_interface_is_refused(major, minor, tmp_path):
 
 def test_the_headers_are_installed():
     assert {path.name for path in Path(clstm.get_include()).iterdir()} == {"clstm.h", "clstm_capi.h"}
+
+
+EDITABLE_OUTPUTS = """
+import runpy, setuptools
+options = {"packages": ["clstm"], "package_dir": {"": "src"}}
+setuptools.setup = lambda **others: options.update(others)
+runpy.run_path("setup.py")
+build = setuptools.Distribution(options).get_command_obj("build_ext")
+build.editable_mode = True
+build.ensure_finalized()
+print(*build.get_outputs(), sep="\\n")
+"""
+
+
+def test_a_strict_editable_install_links_the_headers():
+    """Such an install is a tree of links to what the build names."""
+    done = run(["-c", EDITABLE_OUTPUTS], PACKAGE.parents[1])
+    assert done.returncode == 0, done.stderr
+    linked = {Path(line).name for line in done.stdout.splitlines() if Path(line).parent.name == "include"}
+    assert linked == {"clstm.h", "clstm_capi.h"}

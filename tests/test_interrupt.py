@@ -1,9 +1,13 @@
 """Ctrl-C during a long call: heard at once, and everything is usable afterwards."""
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,3 +102,32 @@ def test_a_handler_that_raises_nothing_changes_nothing(lstm):
         timer.join()
         signal.signal(signal.SIGUSR1, before)
     assert calls == [1]
+
+
+AFTER_THE_CLOCK_IS_SET_BACK = """
+import signal, time, numpy as np, clstm
+class Heard(Exception): pass
+def handler(number, frame): raise Heard
+clstm._core.set_isa("portable")
+clstm.set_num_threads(1)
+lstm = clstm.LSTM(128, 128, 2, init="pytorch", seed=0)
+x = np.broadcast_to(np.ones((1, 1, 128), np.float32), (10_000, 4, 128))
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+before = time.process_time()
+try:
+    lstm(x)
+except Heard:
+    print(time.process_time() - before < 1.2)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a preloaded library is Linux's way")
+@pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
+def test_a_signal_is_heard_while_the_clock_is_set_back(tmp_path):
+    library = tmp_path / "clock_set_back.so"
+    source = Path(__file__).parent / "c" / "clock_set_back.c"
+    subprocess.run(["cc", "-shared", "-fPIC", source, "-o", library], check=True)
+    command = [sys.executable, "-c", AFTER_THE_CLOCK_IS_SET_BACK]
+    done = subprocess.run(command, env=os.environ | {"LD_PRELOAD": str(library)}, capture_output=True, text=True)
+    assert done.stdout.strip() == "True", done.stdout + done.stderr

@@ -39,9 +39,9 @@ def output(*command, **options):
 
 @pytest.fixture(scope="session")
 def prefix(tmp_path_factory):
-    """Where the library is installed."""
+    """Where the library is installed, made with an option that distributions add."""
     made = tmp_path_factory.mktemp("library")
-    output("make", "-s", "-j2", "install", f"BUILD={made / 'build'}", f"PREFIX={made}", cwd=ROOT)
+    output("make", "-s", "-j2", "install", f"BUILD={made / 'build'}", f"PREFIX={made}", "CFLAGS=-flto", cwd=ROOT)
     return made
 
 
@@ -89,6 +89,20 @@ def test_pkg_config_names_the_installed_library(prefix):
     assert pkg_config(prefix, "--static")[-2:] == ["-pthread", "-lm"]
     environment = os.environ | {"PKG_CONFIG_PATH": f"{prefix}/lib/pkgconfig"}
     assert output("pkg-config", "--modversion", "clstm", env=environment).decode().strip() == clstm.__version__
+
+
+# ---- plugins ----
+
+
+@pytest.mark.parametrize("library", ["-lclstm", "-l:libclstm.a"])
+@pytest.mark.skipif(not shutil.which("pkg-config"), reason="pkg-config, which names the options, is not installed")
+def test_a_plugin_is_loaded_and_closed_while_its_workers_sleep(prefix, library, tmp_path):
+    sources = ROOT / "tests" / "c"
+    words = [library if word == "-lclstm" else word for word in pkg_config(prefix, "--static")]
+    words = ["-shared", "-fPIC", *words, f"-Wl,-rpath,{prefix}/lib"]
+    output("cc", sources / "plugin.c", *words, "-o", tmp_path / "plugin")
+    output("cc", "-D_GNU_SOURCE", sources / "plugin_host.c", "-ldl", "-o", tmp_path / "host")
+    output(tmp_path / "host", tmp_path / "plugin")
 
 
 # ---- the example ----
@@ -154,7 +168,20 @@ def test_the_capsule_offers_every_function_of_the_header():
     assert {macro for macro, _ in macros} == public_functions() | {"clstm_borrow_pack"}
 
 
+def declared_for_cython():
+    return Path(clstm.__file__).with_name("__init__.pxd").read_text()
+
+
 def test_cython_declares_every_function_of_the_header():
-    text = Path(clstm.__file__).with_name("__init__.pxd").read_text()
-    declared = set(re.findall(r"^    \w[^(\n]*?(clstm_\w+)\(", text, re.MULTILINE))
+    declared = set(re.findall(r"^    \w[^(\n]*?(clstm_\w+)\(", declared_for_cython(), re.MULTILINE))
     assert declared - {"clstm_borrow_pack"} == public_functions()
+
+
+def test_cython_declares_every_constant_and_field_of_the_header():
+    """Each word with a value or an offset in abi.txt is in the enum or struct of its name."""
+    recorded = (ROOT / "tests" / "abi.txt").read_text()
+    bodies = dict(re.findall(r"(?:enum|struct) (clstm_\w+):\n((?: {8}.*\n)+)", declared_for_cython()))
+    for name, constant in re.findall(r"^enum (\w+) (\w+)", recorded, re.MULTILINE):
+        assert constant in bodies[name].split()
+    for name, fields in re.findall(r"^struct (\w+):.*\n((?: {4}.*\n)+)", recorded, re.MULTILINE):
+        assert re.findall(r"(\w+)(?:\[5\])?\n", bodies[name]) == re.findall(r" (\w+):", fields)

@@ -19,6 +19,7 @@ cdef extern from "clstm_capi.h" nogil:
         int32_t coupling
         int32_t peepholes
         int32_t learned_state
+        int32_t reserved
         clstm_activation activations[5]
         double clip
         double cell_clip
@@ -106,6 +107,27 @@ cdef extern from "clstm_capi.h" nogil:
     enum clstm_dtype:
         CLSTM_FLOAT32
         CLSTM_FLOAT64
+
+    enum clstm_activation_kind:
+        CLSTM_ACTIVATION_DEFAULT
+        CLSTM_ACTIVATION_SIGMOID
+        CLSTM_ACTIVATION_TANH
+        CLSTM_ACTIVATION_HARD_SIGMOID
+        CLSTM_ACTIVATION_IDENTITY
+        CLSTM_ACTIVATION_RELU
+        CLSTM_ACTIVATION_LEAKY_RELU
+        CLSTM_ACTIVATION_THRESHOLDED_RELU
+        CLSTM_ACTIVATION_ELU
+        CLSTM_ACTIVATION_AFFINE
+        CLSTM_ACTIVATION_SCALED_TANH
+        CLSTM_ACTIVATION_SOFTSIGN
+        CLSTM_ACTIVATION_SOFTPLUS
+
+    enum clstm_coupling:
+        CLSTM_UNCOUPLED
+        CLSTM_COUPLED_FORGET
+        CLSTM_COUPLED_INPUT
+        CLSTM_NO_FORGET_GATE
 
     enum clstm_function:
         CLSTM_EXP

@@ -38,7 +38,7 @@ cdef class SignalWatch:
 cdef int look_at_signals(void *context) noexcept nogil:
     """The interrupt function of such a call."""
     cdef int64_t now = milliseconds()
-    if now - (<SignalWatch> context).last < PATIENCE:
+    if 0 <= now - (<SignalWatch> context).last < PATIENCE:  # below 0: the clock was set back
         return 0
     with gil:
         watch = <SignalWatch> context
