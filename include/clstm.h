@@ -183,7 +183,8 @@ int clstm_pack(const clstm_spec *spec, int training, const void *const *params, 
 /* ---- sequences ---------------------------------------------------------------------------------------- */
 
 /* Lets a caller end a long call: asked every few milliseconds, between two steps, on the calling thread. Nonzero ends
- * the call with CLSTM_ERROR_INTERRUPTED; outputs and tape are undefined then. */
+ * the call with CLSTM_ERROR_INTERRUPTED; outputs and tape are undefined then. If the function forks, a call on several
+ * threads ends so in the child, where only the forking thread is. */
 typedef int (*clstm_interrupt)(void *context);
 
 /* What happens inside, step by step. Steps past the end of a row are left as they are. */

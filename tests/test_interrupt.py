@@ -104,6 +104,29 @@ def test_a_handler_that_raises_nothing_changes_nothing(lstm):
     assert calls == [1]
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_handler_forks_and_the_call_ends_in_the_parent_only(lstm):
+    clstm.set_num_threads(2)
+    x = long_input(lstm, 400)
+    expected, _ = lstm(x)
+    children = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: children.append(os.fork()))
+    timer = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
+    try:
+        y, _ = lstm(x)
+    except RuntimeError as error:
+        signal.alarm(60)
+        os._exit(0 if "forked" in str(error) and np.array_equal(lstm(x)[0], expected) else 1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    if children == [0]:
+        os._exit(2)
+    timer.join()
+    assert_same_bytes(y, expected)
+    assert os.waitstatus_to_exitcode(os.waitpid(*children, 0)[1]) == 0
+
+
 AFTER_THE_CLOCK_IS_SET_BACK = """
 import signal, time, numpy as np, clstm
 class Heard(Exception): pass

@@ -102,7 +102,7 @@ cdef int finish(Weights weights, Block workspace, SignalWatch watch, int status)
     if workspace.size <= LARGEST_WORKSPACE:
         weights.spare_workspaces.give(workspace)
     if status == CLSTM_ERROR_INTERRUPTED:
-        raise watch.error
+        raise watch.error or RuntimeError("a signal handler forked during the call, which ends in the parent only")
     return check(status)
 
 

@@ -35,20 +35,31 @@ static void wait_until(atomic_int *counter, int value) {
     pthread_mutex_unlock(&counters);
 }
 
-/* Runs `check` in a child process and expects it to end well. */
-static void in_child(void (*check)(void)) {
-    pid_t child = fork();
+static pid_t fork_here(void) {
+    const pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) {
         counters = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
         advanced = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
         alarm(200);
-        check();
-        _Exit(0);
     }
+    return child;
+}
+
+static void expect_good_end(pid_t child) {
     int status;
     CHECK(waitpid(child, &status, 0) == child);
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+/* Runs `check` in a child process and expects it to end well. */
+static void in_child(void (*check)(void)) {
+    const pid_t child = fork_here();
+    if (child == 0) {
+        check();
+        _Exit(0);
+    }
+    expect_good_end(child);
 }
 
 /* ---- the number of threads ---------------------------------------------------------------------------- */
@@ -360,15 +371,13 @@ static void few_threads_part(void *most, int part) {
     CHECK(threads_of_this_process() <= *(int *)most);
 }
 
-static void lower_and_raise_the_limit(void) {
+static void workers_number_less_than_the_highest_limit(void) {
     int most = alone + 2;
     for (int i = 0; i < 20; i++) {
         clstm_set_num_threads(1 + i % 3);
         clstm_parallel(MAX_PARTS, few_threads_part, &most);
     }
 }
-
-static void workers_number_less_than_the_highest_limit(void) { in_child(lower_and_raise_the_limit); }
 
 /* ---- fork --------------------------------------------------------------------------------------------- */
 
@@ -391,6 +400,42 @@ static void fork_while_busy(void) {
     join(threads, CALLERS);
     advance(&may_leave);
     join(stay, LIMIT);
+}
+
+/* A caller forks inside a part, as its interrupt function may, while a worker runs another part. The child's call
+ * returns without the worker, and says so; the parent's goes on. */
+static struct {
+    pthread_t owner;
+    pid_t child;
+    atomic_int helped, forked, done;
+} forking;
+
+static void forking_part(void *unused, int part) {
+    (void)unused, (void)part;
+    if (!pthread_equal(pthread_self(), forking.owner)) {
+        advance(&forking.helped);
+        wait_until(&forking.forked, 1);
+    } else if (!atomic_load(&forking.forked)) {
+        wait_until(&forking.helped, 1);
+        forking.child = fork_here();
+        CHECK(clstm_workers_lost() == (forking.child == 0));
+        advance(&forking.forked);
+    }
+    atomic_fetch_add(&forking.done, 1);
+}
+
+static void fork_inside_a_part(int threads) {
+    memset(&forking, 0, sizeof forking);
+    forking.owner = pthread_self();
+    clstm_set_num_threads(3);
+    clstm_team(threads, MAX_PARTS, forking_part, NULL);
+    if (forking.child == 0) {
+        use_the_pool();
+        CHECK(!clstm_workers_lost());
+        _Exit(0);
+    }
+    CHECK(atomic_load(&forking.done) == MAX_PARTS);
+    expect_good_end(forking.child);
 }
 
 static void fork_keeps_the_number(void) { CHECK(clstm_get_num_threads() == 3); }
@@ -436,6 +481,7 @@ int main(void) {
     }
     in_child(numbers_out_of_range_are_refused);
 
+    workers_number_less_than_the_highest_limit(); /* first, for workers stay */
     parts_flush_and_the_caller_keeps_its_mode();
     every_part_runs_once();
     claims_do_not_collide();
@@ -447,8 +493,9 @@ int main(void) {
     workers_make_room_for_callers(MAX_PARTS);
     workers_make_room_for_callers(2);
     idle_workers_sleep();
-    workers_number_less_than_the_highest_limit();
     fork_while_busy();
+    fork_inside_a_part(MAX_PARTS);
+    fork_inside_a_part(2);
     clstm_set_num_threads(3);
     in_child(fork_keeps_the_number);
     return 0;

@@ -37,8 +37,12 @@ static struct {
 } pool = {.lock = SYNC_LOCK_INIT, .work = SYNC_CONDITION_INIT, .finished = SYNC_CONDITION_INIT};
 
 static _Thread_local int inside_part; /* this thread runs parts: it counts already, and must not wait for others */
+static _Thread_local int expects;     /* between clstm_expect_work and clstm_expect_no_work */
+static _Thread_local int workers_lost;
 
-/* ---- fork: the child has the lock in hand, and no workers --------------------------------------------- */
+/* ---- fork: the child has the lock in hand, this thread and no workers --------------------------------- */
+
+int clstm_workers_lost(void) { return workers_lost; }
 
 #if defined(_WIN32)
 static void survive_fork(void) {}
@@ -49,11 +53,12 @@ static void after_fork_in_parent(void) { sync_release(&pool.lock); }
 static void after_fork_in_child(void) {
     pool.lock = (sync_lock)SYNC_LOCK_INIT;
     pool.work = pool.finished = (sync_condition)SYNC_CONDITION_INIT;
+    workers_lost = inside_part && pool.open;
     pool.open = NULL;
     pool.workers = pool.busy = 0;
     atomic_store(&pool.jobs, 0);
-    atomic_store(&pool.running, 0);
-    atomic_store(&pool.expecting, 0);
+    atomic_store(&pool.running, inside_part);
+    atomic_store(&pool.expecting, expects);
 }
 
 static void register_handlers(void) { pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child); }
@@ -226,6 +231,10 @@ static void fill_place(void) {
 }
 
 static void close_job(job *job) {
+    if (workers_lost) {
+        atomic_fetch_sub(&pool.running, 1);
+        return;
+    }
     sync_acquire(&pool.lock);
     struct job **link = &pool.open;
     while (*link != job)
@@ -275,8 +284,15 @@ static void run_with_workers(int threads, int parts, void (*run)(void *context, 
     close_job(&job);
 }
 
-void clstm_expect_work(void) { atomic_fetch_add(&pool.expecting, 1); }
-void clstm_expect_no_work(void) { atomic_fetch_sub(&pool.expecting, 1); }
+void clstm_expect_work(void) {
+    expects = 1;
+    atomic_fetch_add(&pool.expecting, 1);
+}
+
+void clstm_expect_no_work(void) {
+    expects = 0;
+    atomic_fetch_sub(&pool.expecting, 1);
+}
 
 void clstm_parallel(int parts, void (*run)(void *context, int part), void *context) {
     clstm_team(parts, parts, run, context);
@@ -289,6 +305,7 @@ void clstm_team(int threads, int parts, void (*run)(void *context, int part), vo
             run(context, part);
     } else {
         inside_part = 1;
+        workers_lost = 0;
         if (parts == 1)
             run_alone(run, context);
         else

@@ -16,6 +16,10 @@ void clstm_parallel(int parts, void (*run)(void *context, int part), void *conte
 /* The same on no more than `threads` threads, for a team: many short parts that wait for each other. */
 void clstm_team(int threads, int parts, void (*run)(void *context, int part), void *context);
 
+/* Inside a part: whether this is the child of a fork that this thread made there. The workers of its call stayed with
+ * the parent, so that some parts may never end. */
+int clstm_workers_lost(void);
+
 /* Between these two, a caller may have more for workers to do: they stay awake a little longer for it. */
 void clstm_expect_work(void);
 void clstm_expect_no_work(void);
