@@ -118,3 +118,14 @@ def assert_gradient(gradient, loss, array):
     expected = numeric_gradient(loss, array)
     scale = max(np.abs(expected).max(initial=0.0), abs(loss()), 1e-3)
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-7 * scale)
+
+
+def check_central_differences(loss, seed):
+    """Compare each gradient with central differences along a random direction."""
+    rng = np.random.default_rng(seed)
+    for name, gradient in loss.gradients().items():
+        direction = rng.standard_normal(gradient.shape)
+        direction /= np.linalg.norm(direction)
+        norm = np.linalg.norm(gradient)
+        found = loss.central_difference(name, direction)
+        assert abs(found - np.sum(gradient * direction)) <= 1e-7 * norm + 1e-12 * (norm == 0), name

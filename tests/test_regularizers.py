@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from derivatives import Loss
+from derivatives import Loss, check_central_differences
 from hypothesis import given, settings
 from problems import ISAS, REGULARIZERS, Problem, assert_same_bytes, called, named, regularizers, variant_problems
 
@@ -163,16 +163,6 @@ def test_masks_have_the_same_bits_on_any_machine(options, dtype):
         dx, dstate, grads = lstm.backward(tape, batch.dy, batch.dstate)
         found.append(plain | named(y, state) | {"dx": dx, "dh": dstate[0], "dc": dstate[1]} | grads)
         assert_same_bytes(found[-1], found[0])
-
-
-def check_central_differences(loss, seed):
-    rng = np.random.default_rng(seed)
-    for name, gradient in loss.gradients().items():
-        direction = rng.standard_normal(gradient.shape)
-        direction /= np.linalg.norm(direction)
-        norm = np.linalg.norm(gradient)
-        found = loss.central_difference(name, direction)
-        assert abs(found - np.sum(gradient * direction)) <= 1e-7 * norm + 1e-12 * (norm == 0), name
 
 
 @settings(max_examples=25)
