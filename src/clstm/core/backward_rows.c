@@ -66,6 +66,12 @@ static void grad_rows(const backward_pass *d, idx s, idx begin, idx end, int has
     const backward_call *b = d->b;
     const network *net = &b->net;
     const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1;
+    if (begin >= end)
+        return;
+    if (!net->plain) {
+        variant_grad_rows(d, s, begin, end, has_after, has_before);
+        return;
+    }
     const plane c_prev = has_before ? d->c : d->c0;
     const cell_grad_args g = {.rows = end - begin,
                               .H = net->H,
@@ -88,23 +94,21 @@ static void grad_rows(const backward_pass *d, idx s, idx begin, idx end, int has
                               .dc_row = net->H,
                               .dz = dz_at(d, s, begin),
                               .dz_row = 4 * net->H};
-    if (begin < end && !net->plain)
-        variant_grad_rows(d, s, begin, end, has_after, has_before);
-    else if (begin < end)
-        net->k->cell_grad(&g);
+    net->k->cell_grad(&g);
 }
 
 /* dh_0 = dz W_hh, and what zoneout passes on, of rows begin .. end, which began at visited step s. */
 static void initial_gradients(const backward_pass *d, idx s, idx begin, idx end) {
     const network *net = &d->b->net;
+    if (begin >= end || !d->dh0.p)
+        return;
     const recurrent_grad_args g = {.rows = end - begin,
                                    .dz = dz_at(d, s, begin),
                                    .held = held_at(d->b, begin),
                                    .factors = factors_at(d->b, begin),
                                    .dh = plane_at(net, d->dh0, 0, begin),
                                    .dh_row = d->dh0.row};
-    if (begin < end && d->dh0.p)
-        variant_recurrent_grad(net, &d->w, &g);
+    variant_recurrent_grad(net, &d->w, &g);
 }
 
 /* Copies n values to row r of (rows, n) gemm panels; zeros round it up to VL. */

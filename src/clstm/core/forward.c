@@ -8,17 +8,22 @@
 #include "variants.h"
 
 enum { CHUNK_BYTES = 256 << 10, CHUNK_ROWS = 64 }; /* the input product of a chunk stays in the L2 cache */
-enum { MANY_ROWS = 16 };
+enum { MANY_ROWS = 16, FEW_INPUTS = 3 };
 
 /* ---- scratch memory ---- */
 
-/* Few rows: the input product of many steps at once reads W_ih once for all of them. Many rows: the step itself does.
- */
+/* Few rows: the input products of many steps at once read W_ih once for all of them. Many rows: the step itself makes
+ * them; one row of few inputs too, which cost it less than to fetch them. Variants have no fused kernel. */
+static int products_first(const network *net, idx T, idx rows) {
+    const int few_inputs = rows == 1 && net->L == 1 && net->I <= FEW_INPUTS;
+    return !net->plain || (T > 1 && rows < MANY_ROWS && !few_inputs);
+}
+
 static idx chunk_steps(const network *net, idx T, idx rows) {
     if (T <= 1 || rows == 0 || rows >= MANY_ROWS)
-        return !net->plain; /* variants have no fused kernel: their products always have a place */
+        return 1;
     const idx row_bytes = net->z_width * (idx)net->size;
-    idx steps = (CHUNK_BYTES / row_bytes > CHUNK_ROWS ? CHUNK_BYTES / row_bytes : CHUNK_ROWS) / rows;
+    const idx steps = (CHUNK_BYTES / row_bytes > CHUNK_ROWS ? CHUNK_BYTES / row_bytes : CHUNK_ROWS) / rows;
     return steps < 1 ? 1 : steps < T ? steps : T;
 }
 
@@ -32,6 +37,7 @@ static int take_scratch(arena *m, forward_call *f, int has_lengths, int has_orde
     const network *net = &f->net;
     const idx H = net->H, DP = net->D * net->P, rows = row_split_most(&f->split);
     f->chunk = chunk_steps(net, f->T, rows);
+    f->products_first = products_first(net, f->T, rows);
     f->s.active = has_lengths ? arena_take(m, sizeof(int64_t), f->T, 1, 1) : NULL;
     f->s.zeros = arena_take(m, net->size, widest(net), 1, 1);
     f->s.between[0] = !training && net->L > 1 ? arena_take(m, net->size, f->T, f->B, DP) : NULL;
@@ -42,13 +48,13 @@ static int take_scratch(arena *m, forward_call *f, int has_lengths, int has_orde
     f->s.out = training || !network_projects(net) ? NULL : arena_take(m, net->size, f->B, H, 1);
     f->s.normed = network_normalizes(net) ? arena_take(m, net->size, f->split.parts, network_normed(net), 1) : NULL;
     if (has_order && !training) {
-        f->s.x_part = (f->chunk ? f->chunk : 1) * rows * (net->L > 1 && DP > net->I ? DP : net->I);
+        f->s.x_part = f->chunk * rows * (net->L > 1 && DP > net->I ? DP : net->I);
         f->s.x = arena_take(m, net->size, f->split.parts, f->s.x_part, 1);
         f->s.h = arena_take(m, net->size, 2, f->B, net->P);
         f->s.h0 = arena_take(m, net->size, f->B, net->P, 1);
         f->s.c0 = arena_take(m, net->size, f->B, H, 1);
     }
-    f->s.products_part = f->chunk * rows * net->z_width;
+    f->s.products_part = f->products_first ? f->chunk * rows * net->z_width : 0;
     f->s.products = arena_take(m, net->size, f->pieces > 1 ? net->D : f->split.parts, f->s.products_part, 1);
     return m->overflow ? CLSTM_ERROR_SIZE : CLSTM_OK;
 }

@@ -62,7 +62,7 @@ static void input_products(const forward_pass *d, idx s, idx steps, range blocks
 static void *step_products(const forward_pass *d, idx t) {
     const forward_call *f = d->f;
     const idx s = time_of(d, t), width = f->net.z_width;
-    return f->chunk ? at(&f->net, d->products, s % f->chunk * d->rows * width) : NULL;
+    return f->products_first ? at(&f->net, d->products, s % f->chunk * d->rows * width) : NULL;
 }
 
 /* step_rows of a variant. */
@@ -103,8 +103,9 @@ static void variant_step_rows(const forward_pass *d, idx t, idx before, idx begi
     variant_step(net, &d->w, &g);
 }
 
-/* Rows begin .. end of step t; they continue from step `before`, or start from the initial state (before = -1). */
-static void step_rows(const forward_pass *d, idx t, idx before, idx begin, idx end, range blocks) {
+/* Rows begin .. end of step t; they continue from step `before`, or start from the initial state (before = -1). Then
+ * the same for the steps after it, `steps` in all. */
+static void step_rows(const forward_pass *d, idx t, idx steps, idx before, idx begin, idx end, range blocks) {
     const network *net = &d->f->net;
     const idx width = net->z_width;
     if (begin >= end)
@@ -114,10 +115,17 @@ static void step_rows(const forward_pass *d, idx t, idx before, idx begin, idx e
         return;
     }
     const int starts = before < 0;
+    const idx onward = d->reverse ? -1 : 1;
     const plane gates = d->traced.p ? d->traced : d->gates;
     const void *products = step_products(d, t);
-    cell_args g = {.rows = end - begin,
+    cell_args g = {.steps = steps,
+                   .rows = end - begin,
                    .H = net->H,
+                   .init_time = products ? d->rows * width : 0,
+                   .x_time = onward * d->in.time,
+                   .c_out_time = onward * d->c.time,
+                   .h_out_time = onward * d->out.time,
+                   .gates_time = onward * gates.time,
                    .first_block = blocks.begin,
                    .end_block = blocks.end,
                    .init = products ? at(net, products, begin * width) : d->w.bias,
@@ -174,18 +182,43 @@ static void give_output(const forward_pass *d, idx t) {
 static void start_chunk(forward_pass *d, idx s, idx steps) {
     if (d->x.p)
         take_input(d, s, steps);
-    if (d->f->chunk)
+    if (d->f->products_first)
         input_products(d, s, steps, (range){0, d->f->net.H_blocks});
+}
+
+/* Steps that the kernel may run by itself, of `most` from s on in processing order: the same rows take part in all. */
+static idx steps_together(const forward_pass *d, idx s, idx most) {
+    const idx rows = valid_rows(d, time_of(d, s));
+    idx steps = 1;
+    if (!d->f->net.plain || d->alternates)
+        return steps;
+    while (steps < most && valid_rows(d, time_of(d, s + steps)) == rows)
+        steps++;
+    return steps;
+}
+
+/* Steps s .. s + steps in processing order. Of several, all have the same rows. */
+static void run_steps(const forward_pass *d, idx s, idx steps) {
+    const network *net = &d->f->net;
+    const range all = {0, net->H_blocks};
+    const idx onward = d->reverse ? -1 : 1, t = time_of(d, s), last = time_of(d, s + steps - 1);
+    const idx n = valid_rows(d, t), n_before = valid_rows(d, t - onward), n_after = valid_rows(d, last + onward);
+    const idx continuing = n < n_before ? n : n_before;
+    step_rows(d, t, steps, t - onward, 0, continuing, all);
+    step_rows(d, t, steps, -1, continuing, n, all);
+    for (idx i = s; i < s + steps; i++) {
+        for (idx row = n; row < d->rows; row++)
+            memset(output_at(d, time_of(d, i), row), 0, (size_t)net->P * net->size);
+        give_output(d, time_of(d, i));
+    }
+    give_final_states(d, last, n_after, n);
 }
 
 void forward_pass_run(forward_pass *d) {
     const forward_call *f = d->f;
-    const network *net = &f->net;
-    const idx T = f->T, chunk = f->chunk ? f->chunk : 1;
-    const range all = {0, net->H_blocks};
+    const idx T = f->T, chunk = f->chunk;
     give_initial_states(d, valid_rows(d, 0), d->rows);
-    idx question = 0;
-    for (idx s = 0; s < T; s++) {
+    for (idx s = 0, question = 0, steps; s < T; s += steps) {
         if (s == question) {
             if (interruption_heard(f->interruption))
                 return;
@@ -193,23 +226,17 @@ void forward_pass_run(forward_pass *d) {
         }
         if (s % chunk == 0)
             start_chunk(d, s, T - s < chunk ? T - s : chunk);
-        const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1, after = 2 * t - before;
-        const idx n = valid_rows(d, t), n_before = valid_rows(d, before), n_after = valid_rows(d, after);
-        const idx continuing = n < n_before ? n : n_before;
-        step_rows(d, t, before, 0, continuing, all);
-        step_rows(d, t, -1, continuing, n, all);
-        for (idx row = n; row < d->rows; row++)
-            memset(output_at(d, t, row), 0, (size_t)net->P * net->size);
-        give_output(d, t);
-        give_final_states(d, t, n_after, n);
+        const idx chunk_end = s - s % chunk + chunk, end = chunk_end < question ? chunk_end : question;
+        steps = steps_together(d, s, (end < T ? end : T) - s);
+        run_steps(d, s, steps);
     }
 }
 
 /* ---- one layer, its units split among threads ---- */
 
-/* A span of a layer's steps, in stages that follow each other: for each chunk its input products, then each of its
- * steps. The parts of a stage are pieces of the units of each direction. Parts are claimed in order (threads.h), so
- * whoever waits for the stages before waits for running threads only. */
+/* A span of a layer's steps, in stages that follow each other: for each chunk its input products, if they come first,
+ * then each of its steps. The parts of a stage are pieces of the units of each direction. Parts are claimed in order
+ * (threads.h), so whoever waits for the stages before waits for running threads only. */
 typedef struct unit_team {
     const forward_pass *d; /* (D) */
     idx first, steps;      /* of time, in processing order */
@@ -219,7 +246,7 @@ typedef struct unit_team {
 
 static void team_step(const forward_pass *d, idx s, range blocks) {
     const idx t = time_of(d, s);
-    step_rows(d, t, s == 0 ? -1 : d->reverse ? t + 1 : t - 1, 0, d->rows, blocks);
+    step_rows(d, t, 1, s == 0 ? -1 : d->reverse ? t + 1 : t - 1, 0, d->rows, blocks);
 }
 
 static void team_part(void *context, int part) {
@@ -231,26 +258,26 @@ static void team_part(void *context, int part) {
     const row_split units = {.B = f->net.H_blocks, .tile = 1, .parts = f->pieces};
     const range blocks = row_split_range(&units, in_stage % f->pieces);
     spin_until(&team->done, (long long)(stage * team->stage_parts));
-    const idx per_chunk = f->chunk + 1, in_chunk = stage % per_chunk;
-    const idx s = team->first + (f->chunk ? stage / per_chunk * f->chunk : stage), end = team->first + team->steps;
-    if (f->chunk && in_chunk == 0)
-        input_products(d, s, end - s < f->chunk ? end - s : f->chunk, blocks);
+    const idx per_chunk = f->chunk + f->products_first, chunk = team->first + stage / per_chunk * f->chunk;
+    const idx step = stage % per_chunk - f->products_first, end = team->first + team->steps;
+    if (step < 0)
+        input_products(d, chunk, end - chunk < f->chunk ? end - chunk : f->chunk, blocks);
     else
-        team_step(d, f->chunk ? s + in_chunk - 1 : s, blocks);
+        team_step(d, chunk + step, blocks);
     atomic_fetch_add_explicit(&team->done, 1, memory_order_release);
 }
 
 static void run_span(const forward_pass *d, idx first, idx steps) {
     const forward_call *f = d->f;
     unit_team team = {.d = d, .first = first, .steps = steps, .stage_parts = f->net.D * f->pieces};
-    const idx chunks = f->chunk ? (steps + f->chunk - 1) / f->chunk : 0;
-    clstm_team((int)f->pieces, (int)((steps + chunks) * team.stage_parts), team_part, &team);
+    const idx products = f->products_first ? (steps + f->chunk - 1) / f->chunk : 0;
+    clstm_team((int)f->pieces, (int)((products + steps) * team.stage_parts), team_part, &team);
 }
 
 void forward_pass_run_team(const forward_pass *d) {
     const forward_call *f = d->f;
     const network *net = &f->net;
-    const idx chunk = f->chunk ? f->chunk : 1, span = round_up(steps_between_questions(d), chunk);
+    const idx span = round_up(steps_between_questions(d), f->chunk);
     for (idx s = 0; s < f->T; s += span) {
         if (interruption_heard(f->interruption))
             return;

@@ -29,7 +29,8 @@ typedef struct forward_call {
     network_part part;
     idx T, B;
     const int64_t *order; /* of the caller's rows; or NULL */
-    idx chunk;            /* steps whose input product is made at once; 0: it is part of the step */
+    idx chunk;            /* steps at a time */
+    int products_first; /* a chunk's input products are made before its steps, at once; else each step makes its own */
     row_split split;
     idx pieces; /* of the units of a step, for as many threads; 1: threads split the rows instead */
     forward_scratch s;

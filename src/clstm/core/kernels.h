@@ -30,19 +30,21 @@ typedef struct gemm_args {
     idx c_group, c_row;
 } gemm_args;
 
-/* One LSTM step: z = init + x W_ih' + h W_hh', then gates, c and h. z has columns (blocks, 4, VL): for each block of
- * VL hidden units the gates i, f, g, o side by side. */
+/* LSTM steps that follow each other: z = init + x W_ih' + h W_hh', then gates, c and h. z has columns (blocks, 4, VL):
+ * for each block of VL hidden units the gates i, f, g, o side by side. Of several steps, each takes h and c from the
+ * one before; the other arrays lie one time stride on. */
 typedef struct cell_args {
-    idx rows, H;
+    idx steps, rows, H;
+    idx init_time, x_time, c_out_time, h_out_time, gates_time;
     idx first_block, end_block; /* which blocks of units to compute, of those that H needs */
     const void *init;           /* (rows, blocks, 4, VL): the bias, or the bias and the input product */
     idx init_row;               /* 0: one bias row for all */
     const void *x;              /* (rows, I) */
     idx x_row, I;               /* I = 0: init holds the input product already */
-    const void *h;              /* (rows, H) of the step before */
+    const void *h;              /* (rows, H) of the step before the first */
     idx h_row;
     const void *w_ih, *w_hh; /* (I or H, blocks * 4 * VL) in gemm panels */
-    const void *c;           /* (rows, H) of the step before */
+    const void *c;           /* (rows, H) of the step before the first */
     idx c_row;
     void *c_out; /* (rows, H); may be c */
     idx c_out_row;

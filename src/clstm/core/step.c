@@ -20,7 +20,8 @@ int clstm_step(const clstm_spec *spec, const void *pack, int64_t B, const void *
     for (idx layer = 0; layer < net.L; layer++) {
         const layer_weights w = network_weights(&net, pack, layer, 0);
         const idx state = layer * (idx)B * net.H, below = state - (idx)B * net.H;
-        const cell_args g = {.rows = (idx)B,
+        const cell_args g = {.steps = 1,
+                             .rows = (idx)B,
                              .H = net.H,
                              .end_block = net.H_blocks,
                              .init = w.bias,
