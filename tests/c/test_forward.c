@@ -82,6 +82,17 @@ static void large_sizes(int dtype) {
             0);
 }
 
+/* One row: up to three inputs are added in the step, more come from a product of many steps; from the left and from the
+ * right, and over more steps than one call of the kernel runs. */
+static void one_row(int dtype) {
+    static const int64_t hidden[] = {1, 8, 15, 16, 20, 33, 40, 97};
+    for (int64_t I = 1; I <= 5; I++)
+        for (size_t h = 0; h < sizeof hidden / sizeof hidden[0]; h++)
+            check((problem){.spec = {I, hidden[h], 1, dtype, 1, 1, 0}, .T = 9, .B = 1, .seed = (uint64_t)I}, 1);
+    for (int64_t I = 3; I <= 4; I++)
+        check((problem){.spec = {I, 129, 1, dtype, 1, 1, 0}, .T = 260, .B = 1, .seed = (uint64_t)I}, 1);
+}
+
 /* ---- options ---- */
 
 static void options(int dtype) {
@@ -268,6 +279,7 @@ int main(void) {
         pairs_of_widths(dtype);
         pairs_of_time_and_batch(dtype);
         large_sizes(dtype);
+        one_row(dtype);
         options(dtype);
         layouts(dtype);
         no_steps(dtype);

@@ -128,6 +128,7 @@ static void step_rows(const forward_pass *d, idx t, idx steps, idx before, idx b
                    .gates_time = onward * gates.time,
                    .first_block = blocks.begin,
                    .end_block = blocks.end,
+                   .downwards = t % 2 != 0,
                    .init = products ? at(net, products, begin * width) : d->w.bias,
                    .init_row = products ? width : 0,
                    .x = plane_at(net, d->in, t, begin),

@@ -37,11 +37,13 @@ typedef struct cell_args {
     idx steps, rows, H;
     idx init_time, x_time, c_out_time, h_out_time, gates_time;
     idx first_block, end_block; /* which blocks of units to compute, of those that H needs */
-    const void *init;           /* (rows, blocks, 4, VL): the bias, or the bias and the input product */
-    idx init_row;               /* 0: one bias row for all */
-    const void *x;              /* (rows, I) */
-    idx x_row, I;               /* I = 0: init holds the input product already */
-    const void *h;              /* (rows, H) of the step before the first */
+    int downwards; /* one row: from the last block to the first, and in the next step the other way, so that the weights
+                      that were read last, which the caches still have, are the next ones */
+    const void *init; /* (rows, blocks, 4, VL): the bias, or the bias and the input product */
+    idx init_row;     /* 0: one bias row for all */
+    const void *x;    /* (rows, I) */
+    idx x_row, I;     /* I = 0: init holds the input product already */
+    const void *h;    /* (rows, H) of the step before the first */
     idx h_row;
     const void *w_ih, *w_hh; /* (I or H, blocks * 4 * VL) in gemm panels */
     const void *c;           /* (rows, H) of the step before the first */
