@@ -287,9 +287,10 @@ int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, c
     if (status)
         return status;
     b.caller.order = b.head.header->has_order ? b.head.order : NULL;
-    b.row_parts = network_split_rows(&b.net, b.T, b.B);
+    const work_split split = network_split_work(&b.net, b.T, b.B, !b.s.active && !b.caller.order);
+    b.row_parts = split.rows;
+    b.pieces = split.pieces;
     b.weight_parts = network_worth_parts(&b.net, b.T, b.B);
-    b.pieces = b.row_parts.parts > 1 || b.s.active || b.caller.order ? 1 : network_split_units(&b.net, b.T, b.B);
     memset(b.s.zeros, 0, (size_t)zeros_needed(&b.net) * b.net.size);
     interruption interruption;
     b.interruption = &interruption;

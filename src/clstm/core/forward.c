@@ -59,15 +59,14 @@ static int take_scratch(arena *m, forward_call *f, int has_lengths, int has_orde
     return m->overflow ? CLSTM_ERROR_SIZE : CLSTM_OK;
 }
 
-static void split_work(forward_call *f) {
-    f->split = network_split_rows(&f->net, f->T, f->B);
-    f->pieces = f->split.parts > 1 ? 1 : network_split_units(&f->net, f->T, f->B);
+static void split_work(forward_call *f, int may_split_units) {
+    const work_split s = network_split_work(&f->net, f->T, f->B, may_split_units);
+    f->split = s.rows;
+    f->pieces = s.pieces;
 }
 
 /* Takes as many threads as the workspace has room for. */
 static int fit_workspace(forward_call *f, void *workspace, size_t bytes) {
-    if (f->seq->lengths || f->order || f->seq->part)
-        f->pieces = 1;
     for (;; f->split.parts--) {
         arena m = {.base = workspace};
         const int status = take_scratch(&m, f, f->seq->lengths != NULL, f->order != NULL, f->tape != NULL);
@@ -94,10 +93,10 @@ int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t
         if (!isa)
             continue;
         forward_call f = {.net = network_of(spec, isa), .T = (idx)T, .B = (idx)B};
-        split_work(&f);
-        for (int training = 0; training <= 1; training++) {
+        for (int choice = 0; choice < 4; choice++) {
             arena m = {0};
-            if (take_scratch(&m, &f, 1, 1, training) != CLSTM_OK)
+            split_work(&f, choice % 2);
+            if (take_scratch(&m, &f, 1, 1, choice / 2) != CLSTM_OK)
                 return CLSTM_ERROR_SIZE;
             most = m.used > most ? m.used : most;
         }
@@ -355,7 +354,7 @@ int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence
     if (!workspace || (!empty && (!seq->x || !seq->y)) ||
         (seq->trace && (!seq->trace->gates || !seq->trace->c || !seq->trace->h)))
         return CLSTM_ERROR_NULL;
-    split_work(&f);
+    split_work(&f, !seq->lengths && !seq->order && !seq->part);
     status = fit_workspace(&f, workspace, workspace_bytes);
     if (!status)
         status = seq->order && seq->trace && !tape ? CLSTM_ERROR_LENGTHS : network_check_order(seq->order, f.B);

@@ -470,20 +470,40 @@ idx network_worth_parts(const network *net, idx T, idx B) {
     return work < worth ? 1 : work / worth < threads ? (idx)(work / worth) : threads;
 }
 
-row_split network_split_rows(const network *net, idx T, idx B) {
-    /* two rows at least: one alone uses each weight that it loads only once */
+/* The parts of the rows: as many as the call is worth, of two rows at least, because one alone uses each weight that it
+ * loads only once. */
+static row_split split_rows(const network *net, idx T, idx B) {
     const idx worth = network_worth_parts(net, T, B), most = B / 2 > 1 ? B / 2 : 1;
     const row_split s = {.B = B, .tile = 1, .parts = worth < most ? worth : most};
     return s;
 }
 
-idx network_split_units(const network *net, idx T, idx B) {
-    /* what a step must cost, in multiply-adds, to make up for threads that meet after it (about half a microsecond) */
-    const double worth = 50e3, step = 4.0 * (double)net->H * (double)net->H * (double)(B * net->D);
-    const idx threads = step < worth || !net->plain ? 1 : network_worth_parts(net, T, B);
-    if (threads == 1)
-        return 1;
+/* Pieces of the units of a step. */
+static idx split_units(const network *net, idx T, idx B) {
     const idx at_once = clstm_most_at_once(), most = at_once < net->H_blocks ? at_once : net->H_blocks;
-    const idx pieces = threads < most ? threads : most;
+    const idx threads = network_worth_parts(net, T, B), pieces = threads < most ? threads : most;
     return (T + T) * net->D * pieces > INT_MAX / 2 ? 1 : pieces; /* the parts of a layer are counted in an int */
+}
+
+/* Whether a step in pieces is faster than the rows in parts, though threads meet after it, which takes as long as 25000
+ * multiply-adds (about half a microsecond). Of as many parts as pieces, those of few rows wait for weights from beyond
+ * the L2 cache: each of them reads all. */
+static int units_are_faster(const network *net, const work_split *s) {
+    enum { FEW_ROWS = 3, L2_BYTES = 1 << 20 };
+    const double step = 4.0 * (double)net->H * (double)net->H * (double)(s->rows.B * net->D), meeting = 25e3;
+    const double bytes = 4.0 * (double)net->H * (double)(net->I + net->P) * (double)net->size;
+    if (s->pieces == s->rows.parts)
+        return s->pieces > 1 && s->rows.B < FEW_ROWS * s->rows.parts && bytes > L2_BYTES;
+    return step / (double)s->pieces + meeting < step / (double)s->rows.parts;
+}
+
+work_split network_split_work(const network *net, idx T, idx B, int may_split_units) {
+    work_split s = {.rows = split_rows(net, T, B), .pieces = 1};
+    if (net->plain && may_split_units)
+        s.pieces = split_units(net, T, B);
+    if (units_are_faster(net, &s))
+        s.rows.parts = 1;
+    else
+        s.pieces = 1;
+    return s;
 }

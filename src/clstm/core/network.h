@@ -215,11 +215,14 @@ typedef struct row_split {
 /* How many threads a call over T steps and B rows is worth. */
 idx network_worth_parts(const network *net, idx T, idx B);
 
-/* As many parts as that, of two rows at least. */
-row_split network_split_rows(const network *net, idx T, idx B);
+/* How threads share a call: parts of the rows, or, where these are too few, pieces of the units of each step. One of
+ * the two is 1. */
+typedef struct work_split {
+    row_split rows;
+    idx pieces;
+} work_split;
 
-/* In how many pieces threads share the units of a step, where rows are too few to split: 1 if a step is too short. */
-idx network_split_units(const network *net, idx T, idx B);
+work_split network_split_work(const network *net, idx T, idx B, int may_split_units);
 
 static inline idx row_split_start(const row_split *s, idx part) {
     const idx tiles = (s->B + s->tile - 1) / s->tile, start = tiles * part / s->parts * s->tile;
