@@ -35,7 +35,7 @@ def measure(seconds: float) -> list[dict[str, Any]]:
 
 
 def import_seconds() -> float:
-    """Seconds that `import clstm` takes after `import numpy`: the least of five new processes, with compiled bytecode."""
+    """Seconds that `import clstm` takes after `import numpy`, from bytecode: the least of five new processes."""
     code = "import numpy, time; t = time.perf_counter(); import clstm; print(time.perf_counter() - t)"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return min(float(subprocess.check_output([sys.executable, "-c", code], env=environment)) for _ in range(5))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
@@ -265,6 +266,22 @@ import clstm
 print(clstm.get_num_threads())
 """
     assert run_python(code, CLSTM_NUM_THREADS=None) == "1"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux tells where a thread may run")
+def test_workers_may_run_where_the_process_may():
+    """Workers that make way for their caller leave its processor for a moment only."""
+    clstm.set_num_threads(2)
+    lstm = clstm.LSTM(64, 64, seed=0)
+    x = np.zeros((20, 32, 64), np.float32)
+    allowed = os.sched_getaffinity(0)
+    for _ in range(20):
+        time.sleep(0.02)
+        lstm(x)
+    time.sleep(0.02)
+    assert {frozenset(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")} == {
+        frozenset(allowed)
+    }
 
 
 def test_threadpoolctl_is_told_of_a_wrong_number():

@@ -31,6 +31,9 @@ static inline int sync_processors(void) {
     return (int)info.dwNumberOfProcessors;
 }
 
+static inline int sync_processor(void) { return -1; }
+static inline void sync_leave_processor(int processor) { (void)processor; }
+
 #else
 #include <pthread.h>
 #include <signal.h>
@@ -70,6 +73,30 @@ static inline int sync_processors(void) {
         return CPU_COUNT(&set);
 #endif
     return (int)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+/* The processor that this thread runs on; -1: not known. */
+static inline int sync_processor(void) {
+#if defined(__linux__)
+    return sched_getcpu();
+#else
+    return -1;
+#endif
+}
+
+/* Has this thread go on on another processor, if it may run on one. */
+static inline void sync_leave_processor(int processor) {
+#if defined(__linux__)
+    cpu_set_t allowed, others;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0)
+        return;
+    others = allowed;
+    CPU_CLR((size_t)processor, &others);
+    if (CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0)
+        sched_setaffinity(0, sizeof allowed, &allowed);
+#else
+    (void)processor;
+#endif
 }
 #endif
 

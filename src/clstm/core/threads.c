@@ -16,6 +16,7 @@ typedef struct job {
     void (*run)(void *context, int part);
     void *context;
     int threads, parts;
+    int processor;      /* that the caller needs for itself; -1: none, or not known */
     atomic_int next;    /* the first part that nobody has claimed */
     atomic_int helpers; /* workers that run parts of it; less than threads. Raised with the lock held */
     struct job *link;
@@ -160,11 +161,24 @@ static void stay_awake(void) {
     sync_acquire(&pool.lock);
 }
 
+/* Gives its caller's processor back, with the lock held before and after. After a rest the system may wake a worker up
+ * on its caller's processor though others are idle, and leave it there for some milliseconds. */
+static void make_way(int processor) {
+    sync_release(&pool.lock);
+    sync_leave_processor(processor);
+    sync_acquire(&pool.lock);
+}
+
 static void work_forever(void) {
-    int awake = 0; /* since its last job */
+    int awake = 0, moved = 0; /* since its last job */
     sync_acquire(&pool.lock);
     for (;;) {
         job *job = find_job();
+        if (job && !moved && job->processor >= 0 && job->processor == sync_processor()) {
+            make_way(job->processor);
+            moved = 1;
+            continue; /* that may have taken a while: the job may be gone */
+        }
         if (job)
             work_on(job);
         else if (awake)
@@ -172,6 +186,7 @@ static void work_forever(void) {
         else
             sync_wait(&pool.work, &pool.lock);
         awake = job != NULL;
+        moved = 0;
     }
 }
 
@@ -276,8 +291,12 @@ static void run_claimed(job *job) {
 }
 
 static void run_with_workers(int threads, int parts, void (*run)(void *context, int part), void *context) {
-    job job = {.run = run, .context = context, .threads = threads, .parts = parts};
-    clstm_get_num_threads();
+    const int enough = threads <= clstm_most_at_once(); /* processors for all */
+    job job = {.run = run,
+               .context = context,
+               .threads = threads,
+               .parts = parts,
+               .processor = enough ? sync_processor() : -1};
     survive_fork();
     open_job(&job);
     run_claimed(&job);
