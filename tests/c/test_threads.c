@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "check.h"
 #include "clstm.h"
+#include "sync.h"
 #include "threads.h"
 
 #include <dirent.h>
@@ -468,6 +469,23 @@ static void parts_flush_and_the_caller_keeps_its_mode(void) {
     CHECK(!flushes() && !rounds_up());
 }
 
+/* ---- processors ---- */
+
+/* A thread that leaves a processor goes on on another, and may come back. */
+static void leaving_a_processor_is_for_a_moment(void) {
+    cpu_set_t before, after;
+    int moved = 0;
+    sched_getaffinity(0, sizeof before, &before);
+    for (int i = 0; i < 20; i++) {
+        const int processor = sync_processor();
+        sync_leave_processor(processor);
+        moved += sync_processor() != processor;
+        sched_getaffinity(0, sizeof after, &after);
+        CHECK(CPU_EQUAL(&before, &after));
+    }
+    CHECK(moved > 0 || CPU_COUNT(&before) == 1);
+}
+
 int main(void) {
     static const char *const texts[] = {"", "0", "-2", "2x", "1e3", "1025", "99999999999999999999", "two"};
     alarm(300);
@@ -480,6 +498,7 @@ int main(void) {
         in_child(environment_is_ignored);
     }
     in_child(numbers_out_of_range_are_refused);
+    leaving_a_processor_is_for_a_moment();
 
     workers_number_less_than_the_highest_limit(); /* first, for workers stay */
     parts_flush_and_the_caller_keeps_its_mode();
