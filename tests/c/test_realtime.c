@@ -108,11 +108,11 @@ static void step(void) {
     CHECK(clstm_step(&spec, pack, 1, x, state[2], state[1], state[0], state[1]) == CLSTM_OK);
 }
 
-static clstm_sequence sequence(int64_t rows) {
+static clstm_sequence sequence(int64_t rows, int has_lengths) {
     static const int64_t lengths[B] = {T, 6, 6, 1, 0};
     const clstm_sequence seq = {.T = T,
                                 .B = rows,
-                                .lengths = lengths,
+                                .lengths = has_lengths ? lengths : NULL,
                                 .x = x,
                                 .x_time_stride = rows * I,
                                 .x_row_stride = I,
@@ -124,13 +124,13 @@ static clstm_sequence sequence(int64_t rows) {
     return seq;
 }
 
-static void forward(int64_t rows) {
-    const clstm_sequence seq = sequence(rows);
+static void forward(int64_t rows, int has_lengths) {
+    const clstm_sequence seq = sequence(rows, has_lengths);
     CHECK(clstm_forward(&spec, pack, &seq, NULL, workspace, workspace_bytes) == CLSTM_OK);
 }
 
-static void train(int64_t rows) {
-    const clstm_sequence seq = sequence(rows);
+static void train(int64_t rows, int has_lengths) {
+    const clstm_sequence seq = sequence(rows, has_lengths);
     void *dparams[PARAMS];
     for (int i = 0; i < PARAMS; i++)
         dparams[i] = gradients[i];
@@ -149,15 +149,15 @@ static void train(int64_t rows) {
 static void on_one_thread(void) {
     for (int i = 0; i < 50; i++) {
         step();
-        forward(B);
-        train(B);
+        forward(B, i % 2);
+        train(B, i % 2);
     }
 }
 
 static void beside_idle_workers(void) {
     for (int i = 0; i < 50; i++) {
         step();
-        forward(1);
+        forward(1, i % 2);
     }
 }
 
@@ -214,7 +214,7 @@ int main(void) {
     nothing_is_allocated_or_locked(on_one_thread);
     no_system_call(on_one_thread);
     CHECK(clstm_set_num_threads(3) == CLSTM_OK);
-    train(B); /* starts workers */
+    train(B, 1); /* starts workers */
     nothing_is_allocated_or_locked(beside_idle_workers);
     no_system_call(beside_idle_workers);
     return 0;

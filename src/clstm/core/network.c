@@ -480,8 +480,11 @@ static row_split split_rows(const network *net, idx T, idx B) {
 
 /* Pieces of the units of a step. */
 static idx split_units(const network *net, idx T, idx B) {
+    const idx threads = network_worth_parts(net, T, B);
+    if (threads == 1) /* and no question to the system */
+        return 1;
     const idx at_once = clstm_most_at_once(), most = at_once < net->H_blocks ? at_once : net->H_blocks;
-    const idx threads = network_worth_parts(net, T, B), pieces = threads < most ? threads : most;
+    const idx pieces = threads < most ? threads : most;
     return (T + T) * net->D * pieces > INT_MAX / 2 ? 1 : pieces; /* the parts of a layer are counted in an int */
 }
 
