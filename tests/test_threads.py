@@ -204,6 +204,19 @@ def test_training_calls_in_many_threads_draw_masks_of_their_own():
     assert many.dropout_counter == one.dropout_counter == 8 * 40
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rows", [2, 4, 5, 6])
+def test_few_rows_with_large_weights_get_the_bytes_of_one_thread(rows, dtype):
+    """Threads share units rather than rows where each would wait for all weights."""
+    problem = Problem(300, 260, 2, True, dtype=dtype, T=5, B=rows)
+    lstm, batch = problem.lstm(), problem.batch()
+    clstm.set_num_threads(1)
+    expected = outputs(lstm, batch)
+    for n in (2, 3):
+        clstm.set_num_threads(n)
+        assert_same_bytes(outputs(lstm, batch), expected)
+
+
 @pytest.mark.parametrize("problem", [SPLIT_BY_ROWS, SPLIT_BY_UNITS], ids=["rows", "units"])
 def test_the_number_of_threads_may_change_during_calls(problem):
     lstm, batch = problem.lstm(), problem.batch()
