@@ -93,12 +93,14 @@ int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t
         if (!isa)
             continue;
         forward_call f = {.net = network_of(spec, isa), .T = (idx)T, .B = (idx)B};
-        for (int choice = 0; choice < 4; choice++) {
-            arena m = {0};
-            split_work(&f, choice % 2);
-            if (take_scratch(&m, &f, 1, 1, choice / 2) != CLSTM_OK)
-                return CLSTM_ERROR_SIZE;
-            most = m.used > most ? m.used : most;
+        for (int units = 0; units <= 1; units++) {
+            split_work(&f, units);
+            for (int training = 0; training <= 1; training++) {
+                arena m = {0};
+                if (take_scratch(&m, &f, 1, 1, training) != CLSTM_OK)
+                    return CLSTM_ERROR_SIZE;
+                most = m.used > most ? m.used : most;
+            }
         }
     }
     *bytes = most;
