@@ -67,7 +67,7 @@ sys.modules["threadpoolctl"] = None  # it brings dataclasses and inspect, where 
 before = set(sys.modules)
 import clstm
 heavy = {"torch", "matplotlib", "tqdm", "importlib.metadata", "inspect", "email", "socket", "hashlib", "numpy.random"}
-heavy |= {"clstm.interop", "onnx", "h5py"}
+heavy |= {"clstm.interop", "onnx", "h5py", "json", "safetensors"}
 print(sorted(heavy & (set(sys.modules) - before)))
 """
     command = [sys.executable, "-c", code]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -140,6 +139,8 @@ class Module(ABC):
         >>> clstm.Linear.load(path)
         Linear(in_features=3, out_features=2, bias=True, dtype='float32')
         """
+        import json  # here: see serialization.py
+
         taken = {**FORMAT, "config": json.dumps(describe(self), sort_keys=True)}
         if clash := sorted(taken.keys() & (metadata or {}).keys()):
             raise ValueError(f"metadata has the keys {', '.join(clash)}, which belong to the model")
@@ -297,6 +298,8 @@ def _differences(given: Mapping[str, Shape], expected: Mapping[str, Shape]) -> I
 
 def _read_description(metadata: Mapping[str, str]) -> tuple[type[Module], dict[str, Any]]:
     """Class and configuration from the metadata of a file."""
+    import json
+
     for key, text in FORMAT.items():
         if metadata.get(key) != text:
             raise ValueError(f"its metadata has the {key} {metadata.get(key)!r:.80}, but {text!r} is expected")

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from safetensors import SafetensorError, safe_open
 
 from .arguments import as_detached_array
 from .module import Shape
@@ -31,6 +30,8 @@ def read_arrays(source: Source, prefix: str) -> dict[str, np.ndarray]:
         return {name: _checked(prefix + name, array) for name, array in arrays.items()}
     if not isinstance(source, (str, bytes, os.PathLike)):
         raise TypeError(f"source is a {type(source).__name__}, but a mapping of names to arrays or a path is expected")
+    from safetensors import SafetensorError, safe_open  # here: see serialization.py
+
     path = os.fsdecode(source)
     with open(path, "rb"):  # an OSError that names the file, where it cannot be read
         pass
