@@ -33,11 +33,18 @@ static void take_input(forward_pass *d, idx s, idx steps) {
         take_rows(&d->f->net, d->caller, d->x, t, d->in, t, 0, valid_rows(d, t), d->I);
 }
 
+/* Column of z where a block of hidden units begins; for the end of the last one, which may be a half block, z_width. Of
+ * a variant, whose units are not split, only 0 and H_blocks are asked for. */
+static idx first_column(const network *net, idx block) {
+    const idx column = block * 4 * net->k->vl;
+    return column < net->z_width ? column : net->z_width;
+}
+
 /* Input products of steps s .. s + steps in processing order, as (steps, rows, z_width). The longer of the two
  * axes gives the rows of the product's tiles. */
 static void input_products(const forward_pass *d, idx s, idx steps, range blocks) {
     const network *net = &d->f->net;
-    const idx block = net->z_width / net->H_blocks, first = blocks.begin * block;
+    const idx first = first_column(net, blocks.begin), end = first_column(net, blocks.end);
     const idx t = time_of(d, s), width = net->z_width, rows = valid_rows(d, earliest(d, s, steps));
     const idx in_step = d->reverse ? -d->in.time : d->in.time;
     if (rows == 0)
@@ -45,7 +52,7 @@ static void input_products(const forward_pass *d, idx s, idx steps, range blocks
     const int by_time = steps > rows && (rows < d->rows || in_step != rows * d->in.row);
     const gemm_args g = {.groups = by_time ? rows : steps,
                          .M = by_time ? steps : rows,
-                         .N = (blocks.end - blocks.begin) * block,
+                         .N = end - first,
                          .K = d->I,
                          .A = plane_at(net, d->in, t, 0),
                          .a_group = by_time ? d->in.row : in_step,

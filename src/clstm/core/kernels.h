@@ -30,22 +30,25 @@ typedef struct gemm_args {
     idx c_group, c_row;
 } gemm_args;
 
+/* Whether a block of vl hidden units needs only half of its lanes. Only the last block of H can. */
+static inline int is_half_block(idx H, idx block, idx vl) { return H - block * vl <= vl / 2; }
+
 /* LSTM steps that follow each other: z = init + x W_ih' + h W_hh', then gates, c and h. z has columns (blocks, 4, VL):
- * for each block of VL hidden units the gates i, f, g, o side by side. Of several steps, each takes h and c from the
- * one before; the other arrays lie one time stride on. */
+ * for each block of VL hidden units the gates i, f, g, o side by side; a half block is (4, VL / 2). Of several steps,
+ * each takes h and c from the one before; the other arrays lie one time stride on. */
 typedef struct cell_args {
     idx steps, rows, H;
     idx init_time, x_time, c_out_time, h_out_time, gates_time;
     idx first_block, end_block; /* which blocks of units to compute, of those that H needs */
     int downwards; /* one row: from the last block to the first, and in the next step the other way, so that the weights
                       that were read last, which the caches still have, are the next ones */
-    const void *init; /* (rows, blocks, 4, VL): the bias, or the bias and the input product */
+    const void *init; /* (rows, columns of z): the bias, or the bias and the input product */
     idx init_row;     /* 0: one bias row for all */
     const void *x;    /* (rows, I) */
     idx x_row, I;     /* I = 0: init holds the input product already */
     const void *h;    /* (rows, H) of the step before the first */
     idx h_row;
-    const void *w_ih, *w_hh; /* (I or H, blocks * 4 * VL) in gemm panels */
+    const void *w_ih, *w_hh; /* (I or H, columns of z) in gemm panels */
     const void *c;           /* (rows, H) of the step before the first */
     idx c_row;
     void *c_out; /* (rows, H); may be c */
@@ -77,10 +80,10 @@ typedef struct cell_grad_args {
     idx dz_row;
 } cell_grad_args;
 
-/* Copies a (K, n <= VL) matrix to rows of VL, `dst_row` apart; lanes past n become 0. Element (k, lane) comes from
- * src[k * k_stride + lane * lane_stride]. */
+/* Copies a (K, n <= lanes <= VL) matrix to rows of `lanes`, `dst_row` apart; lanes past n become 0. Element (k, lane)
+ * comes from src[k * k_stride + lane * lane_stride]. */
 typedef struct pack_args {
-    idx K, n;
+    idx K, n, lanes;
     const void *src;
     idx k_stride, lane_stride;
     void *dst;

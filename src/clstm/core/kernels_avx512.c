@@ -39,6 +39,7 @@
 #define v_abs(a) _mm512_castsi512_ps(_mm512_andnot_epi32(SIGN, _mm512_castps_si512(a)))
 #define v_copysign(a, s)                                                                                               \
     _mm512_castsi512_ps(_mm512_or_epi32(_mm512_castps_si512(a), _mm512_and_epi32(SIGN, _mm512_castps_si512(s))))
+#define v_upper(a) _mm512_shuffle_f32x4(a, a, 0x4e)
 #define v_exp2_bits(t) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t), 23))
 #include "kernels.inc"
 #include "vocabulary_end.inc"
@@ -67,6 +68,7 @@
 #define v_abs(a) _mm512_castsi512_pd(_mm512_andnot_epi64(SIGN, _mm512_castpd_si512(a)))
 #define v_copysign(a, s)                                                                                               \
     _mm512_castsi512_pd(_mm512_or_epi64(_mm512_castpd_si512(a), _mm512_and_epi64(SIGN, _mm512_castpd_si512(s))))
+#define v_upper(a) _mm512_shuffle_f64x2(a, a, 0x4e)
 #define v_exp2_bits(t) _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(t), 52))
 #include "kernels.inc"
 #include "vocabulary_end.inc"

@@ -40,6 +40,7 @@ static inline double exp2_bits_f64(double t) {
 #define v_div(a, b) ((a) / (b))
 #define v_min(a, b) ((a) < (b) ? (a) : (b))
 #define v_max(a, b) ((a) > (b) ? (a) : (b))
+#define v_upper(a) (a) /* VL is 1: no halves */
 
 #define TYPE f32
 #define real float

@@ -197,12 +197,13 @@ int clstm_pack_size(const clstm_spec *spec, int training, size_t *bytes) {
     return bytes ? pack_size(&net, training, bytes) : CLSTM_ERROR_NULL;
 }
 
-/* One vector of columns, `col` on, of a (K, columns) matrix in gemm panels; n of its lanes come from src. */
+/* `lanes` columns, from `col` on, of a (K, columns) matrix in gemm panels. src has n more; lanes past them become 0. */
 static void pack_columns(const network *net, const void *src, idx K, idx n, idx k_stride, idx lane_stride, void *dst,
-                         idx col, idx columns) {
+                         idx col, idx lanes, idx columns) {
     const idx panel = col / net->k->panel * net->k->panel, left = columns - panel;
     const pack_args args = {.K = K,
-                            .n = n < net->k->vl ? n : net->k->vl,
+                            .n = n < lanes ? n : lanes,
+                            .lanes = lanes,
                             .src = src,
                             .k_stride = k_stride,
                             .lane_stride = lane_stride,
@@ -211,30 +212,36 @@ static void pack_columns(const network *net, const void *src, idx K, idx n, idx 
     net->k->pack(&args);
 }
 
-/* Column of a gate's block of hidden units among the pre-activations. */
-static idx gate_column(const network *net, idx gate, idx block) {
-    return (net->plain ? block * 4 + gate : gate * net->H_blocks + block) * net->k->vl;
+/* Columns of each gate in a block of hidden units. */
+static idx gate_lanes(const network *net, idx block) {
+    return net->plain && is_half_block(net->H, block, net->k->vl) ? net->k->vl / 2 : net->k->vl;
 }
 
-/* W (GH, K), transposed, to gemm panels of columns (blocks, 4, VL) or (G, blocks, VL). */
+/* Column of z where a gate of a block of hidden units begins. */
+static idx gate_column(const network *net, idx gate, idx block) {
+    return net->plain ? block * 4 * net->k->vl + gate * gate_lanes(net, block)
+                      : (gate * net->H_blocks + block) * net->k->vl;
+}
+
+/* W (GH, K), transposed, to gemm panels of z_width columns. */
 static void pack_gates(const network *net, const void *W, idx K, void *dst) {
     const idx vl = net->k->vl;
     for (idx block = 0; block < net->H_blocks; block++)
         for (idx gate = 0; gate < net->GH / net->H; gate++)
             pack_columns(net, at(net, W, (gate * net->H + block * vl) * K), K, net->H - block * vl, 1, K, dst,
-                         gate_column(net, gate, block), net->z_width);
+                         gate_column(net, gate, block), gate_lanes(net, block), net->z_width);
 }
 
 /* W (rows, N) to gemm panels. */
 static void pack_panels(const network *net, const void *W, idx rows, idx N, void *dst) {
     for (idx col = 0; col < N; col += net->k->vl)
-        pack_columns(net, at(net, W, col), rows, N - col, N, 1, dst, col, round_up(N, net->k->vl));
+        pack_columns(net, at(net, W, col), rows, N - col, N, 1, dst, col, net->k->vl, round_up(N, net->k->vl));
 }
 
 /* W (N, K), transposed, to gemm panels. */
 static void pack_transposed(const network *net, const void *W, idx N, idx K, void *dst) {
     for (idx col = 0; col < N; col += net->k->vl)
-        pack_columns(net, at(net, W, col * K), K, N - col, 1, K, dst, col, round_up(N, net->k->vl));
+        pack_columns(net, at(net, W, col * K), K, N - col, 1, K, dst, col, net->k->vl, round_up(N, net->k->vl));
 }
 
 /* bias_ih + bias_hh, in the order of the blocks; zeros without bias. */
@@ -242,7 +249,7 @@ static void pack_bias(const network *net, const void *ih, const void *hh, void *
     const idx vl = net->k->vl;
     for (idx block = 0; block < net->H_blocks; block++) {
         for (idx gate = 0; gate < net->GH / net->H; gate++) {
-            for (idx lane = 0; lane < vl; lane++) {
+            for (idx lane = 0; lane < gate_lanes(net, block); lane++) {
                 const idx unit = block * vl + lane, to = gate_column(net, gate, block) + lane;
                 const idx from = gate * net->H + unit;
                 const int bias = ih && unit < net->H;

@@ -19,7 +19,7 @@ typedef struct network {
     int plain;    /* no variant: the fused kernels run it */
     idx P;        /* features of h: those of the projection, or H */
     idx GH;       /* rows of W_ih and W_hh: H for each gate that has weights */
-    idx z_width;  /* columns of the packed ones: plain (blocks, 4, VL), else (G, blocks, VL) */
+    idx z_width;  /* columns of the packed ones: plain as in cell_args, else (G, blocks, VL) */
 } network;
 
 int network_is_plain(const clstm_spec *spec);
@@ -39,6 +39,7 @@ static inline idx network_normed(const network *net) { return net->z_width + net
 static inline network network_of(const clstm_spec *spec, const clstm_isa_kernels *isa) {
     const kernels *k = isa->type[spec->dtype];
     const idx H = (idx)spec->hidden_size, H_blocks = (H + k->vl - 1) / k->vl, G = spec->variant.coupling ? 3 : 4;
+    const int plain = network_is_plain(spec), half = plain && is_half_block(H, H_blocks - 1, k->vl);
     const network net = {.spec = spec,
                          .k = k,
                          .size = spec->dtype == CLSTM_FLOAT32 ? 4 : 8,
@@ -47,10 +48,10 @@ static inline network network_of(const clstm_spec *spec, const clstm_isa_kernels
                          .L = (idx)spec->num_layers,
                          .D = spec->bidirectional ? 2 : 1,
                          .H_blocks = H_blocks,
-                         .plain = network_is_plain(spec),
+                         .plain = plain,
                          .P = spec->variant.proj_size ? (idx)spec->variant.proj_size : H,
                          .GH = G * H,
-                         .z_width = G * H_blocks * k->vl};
+                         .z_width = G * (H_blocks * k->vl - (half ? k->vl / 2 : 0))};
     return net;
 }
 
@@ -78,9 +79,8 @@ static inline void *at(const network *net, const void *p, idx i) {
 
 /* The packed weights of one layer and direction. */
 typedef struct layer_weights {
-    void *bias; /* (blocks, 4, VL): bias_ih + bias_hh */
-    void *w_ih; /* (I, blocks * 4 * VL) and (H, blocks * 4 * VL) in gemm panels */
-    void *w_hh;
+    void *bias;        /* (z_width): bias_ih + bias_hh */
+    void *w_ih, *w_hh; /* (I, z_width) and (H, z_width) in gemm panels */
     void *w_ih_panels; /* for training: (4H, I) and (4H, H) in gemm panels, for dx and dh */
     void *w_hh_panels;
     void *w_hr, *w_hr_panels; /* of a projection: (H, P) in gemm panels; for training, (P, H) too */

@@ -43,4 +43,10 @@ MASKED(8, double, __m512d, __mmask8)
 #define _mm512_mask_storeu_ps(p, k, a) masked_store_float(p, k, a)
 #define _mm512_mask_storeu_pd(p, k, a) masked_store_double(p, k, a)
 
+/* SIMDe has these without their native names. */
+#undef _mm512_shuffle_f32x4
+#undef _mm512_shuffle_f64x2
+#define _mm512_shuffle_f32x4(a, b, lanes) simde_mm512_shuffle_f32x4(a, b, lanes)
+#define _mm512_shuffle_f64x2(a, b, lanes) simde_mm512_shuffle_f64x2(a, b, lanes)
+
 #endif
