@@ -77,6 +77,7 @@ static void grad_rows(const backward_pass *d, idx s, idx begin, idx end, int has
                               .H = net->H,
                               .first_unit = units.begin,
                               .end_unit = units.end,
+                              .downwards = t % 2 != 0,
                               .dz_next = has_after ? dz_at(d, s - 1, begin) : NULL,
                               .dz_next_row = 4 * net->H,
                               .w_hh = d->w.w_hh_panels,
