@@ -215,8 +215,8 @@ static long cpu_microseconds(void) {
     return (use.ru_utime.tv_sec + use.ru_stime.tv_sec) * 1000000L + use.ru_utime.tv_usec + use.ru_stime.tv_usec;
 }
 
-/* A spinning thread would use some 50 ms in each of the tries; what a sanitizer's own thread does now and then is not in
- * all of them. */
+/* A spinning thread would use some 50 ms in each of the tries; what a sanitizer's own thread does now and then is not
+ * in all of them. */
 static void check_that_nobody_spins(void) {
     long used = LONG_MAX;
     for (int tries = 0; tries < 10 && used >= 5000; tries++) {
