@@ -101,12 +101,13 @@ def test_a_wrong_call_leaves_the_state(tmp_path, rng):
     head = rng.standard_normal(4)
     model = clstm.from_nam(written(tmp_path / "m.nam", nam_content(random_layers(rng, 1, 3, 1, True), head, 1)))
     x = rng.standard_normal(6)
-    expected = model.process(x)
+    model.process(x[:2])
+    expected = model.process(x[2:])
     model.reset()
-    first = model.process(x[:2])
+    model.process(x[:2])
     with pytest.raises(ValueError, match=r"samples has shape \(3, 2\), but \(time, 1\) or \(time,\) is expected"):
         model.process(np.zeros((3, 2)))
-    np.testing.assert_array_equal(np.concatenate([first, model.process(x[2:])]), expected)
+    np.testing.assert_array_equal(model.process(x[2:]), expected)
 
 
 def test_a_part_that_fails_leaves_the_state(rng):

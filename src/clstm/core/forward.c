@@ -8,7 +8,7 @@
 #include "variants.h"
 
 enum { CHUNK_BYTES = 256 << 10, CHUNK_ROWS = 64 }; /* the input product of a chunk stays in the L2 cache */
-enum { MANY_ROWS = 17, FEW_INPUTS = 3 };
+enum { PRODUCT_ROWS = 16, FEW_INPUTS = 3 };
 
 /* ---- scratch memory ---- */
 
@@ -16,11 +16,11 @@ enum { MANY_ROWS = 17, FEW_INPUTS = 3 };
  * them; one row of few inputs too, which cost it less than to fetch them. Variants have no fused kernel. */
 static int products_first(const network *net, idx T, idx rows) {
     const int few_inputs = rows == 1 && net->L == 1 && net->I <= FEW_INPUTS;
-    return !net->plain || (T > 1 && rows < MANY_ROWS && !few_inputs);
+    return !net->plain || (T > 1 && rows <= PRODUCT_ROWS && !few_inputs);
 }
 
 static idx chunk_steps(const network *net, idx T, idx rows) {
-    if (T <= 1 || rows == 0 || rows >= MANY_ROWS)
+    if (T <= 1 || rows == 0 || rows > PRODUCT_ROWS)
         return 1;
     const idx row_bytes = net->z_width * (idx)net->size;
     const idx steps = (CHUNK_BYTES / row_bytes > CHUNK_ROWS ? CHUNK_BYTES / row_bytes : CHUNK_ROWS) / rows;

@@ -41,8 +41,8 @@ typedef struct cell_args {
     idx steps, rows, H;
     idx init_time, x_time, c_out_time, h_out_time, gates_time;
     idx first_block, end_block; /* which blocks of units to compute, of those that H needs */
-    int downwards;    /* few rows: from the last block to the first, and in the next step the other way, so that the
-                         weights    that were read last, which the caches still have, are the next ones */
+    int downwards;    /* from the last block to the first, and in the next step the other way, so that the weights that
+                         were read last, which the caches still have, are the next ones; many rows always go upwards */
     const void *init; /* (rows, columns of z): the bias, or the bias and the input product */
     idx init_row;     /* 0: one bias row for all */
     const void *x;    /* (rows, I) */
@@ -64,7 +64,7 @@ typedef struct cell_args {
 typedef struct cell_grad_args {
     idx rows, H;
     idx first_unit, end_unit; /* hidden units of this call: a multiple of the panel's columns; another one, or H */
-    int downwards;            /* as in cell_args */
+    int downwards;            /* from the last units to the first; callers alternate; many rows always go upwards */
     const void *dz_next;      /* (rows, 4H) of the following step; NULL: dh_next is given */
     idx dz_next_row;
     const void *w_hh;    /* (4H, H) in gemm panels */
