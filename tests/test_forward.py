@@ -46,18 +46,56 @@ def fma(a, b, c):
     return (a * b + c).astype(np.float32)
 
 
+ROUND = np.float32(float.fromhex("0x1.8p23"))  # added to a small number, leaves its nearest integer in the low bits
+LN2_HI, LN2_LO = (np.float32(float.fromhex(x)) for x in ("0x1.62e43p-1", "-0x1.05c61p-29"))
+
+
+def p_coth_p(r, unit, scale):
+    """scale * p * coth(p) with p = unit * r."""
+    u, q, scale = np.float32(unit * unit), r * r, np.float32(scale)
+    c = fma(np.float32(-0.0221213155) * (u * u) * scale, q, np.float32(0.333332262) * u * scale)
+    return fma(c, q, scale)
+
+
+def sigmoid_fraction(x):
+    z = np.clip(x, np.float32(-89), np.float32(88))
+    n = fma(z, -np.log2(np.e), ROUND) - ROUND
+    r = fma(n, LN2_LO, fma(n, LN2_HI, z))
+    a = fma(r, 1.6875 / 2, p_coth_p(r, 0.5, 1.6875))
+    return a, fma(np.exp2(n), fma(r, -1.6875, a), a)
+
+
+def tanh_fraction(x):
+    z = np.minimum(np.abs(x), np.float32(10))
+    n = fma(z, np.float32(2.7), ROUND) - ROUND
+    p, s = fma(n, -LN2_HI / 2, z), np.exp2(n)
+    h = fma(p, -0.5, p_coth_p(p, 1, 0.5))
+    m = fma(s - 1, h, s * p)
+    return np.copysign(m, x), fma(h, 2, m)
+
+
+def product(a, b):
+    return (a[0] * b[0]) / (a[1] * b[1])
+
+
 def step_as_promised(parameters, x, h, c):
-    """One step of rows x (B, I), float32, as docs and header promise it: each pre-activation is one chain of fused
-    multiply-adds, bias first, then inputs, then recurrent terms, k ascending."""
+    """One step of rows x (B, I), float32, as docs/numerics.md promises it: each pre-activation is one chain of fused
+    multiply-adds, bias first, then inputs, then recurrent terms, k ascending; i g and o tanh(c) are one quotient each.
+    """
     z = np.broadcast_to(parameters["bias_ih_l0"] + parameters["bias_hh_l0"], (len(x), 4 * h.shape[1]))
     for k in range(x.shape[1]):
         z = fma(x[:, k, None], parameters["weight_ih_l0"][:, k], z)
     for k in range(h.shape[1]):
         z = fma(h[:, k, None], parameters["weight_hh_l0"][:, k], z)
-    i, f, g, o = (np.ascontiguousarray(gate) for gate in np.split(z, 4, axis=1))
-    i, f, o = (_core.apply(1, gate) for gate in (i, f, o))
-    c = fma(f, c, i * _core.apply(2, g))
-    return o * _core.apply(2, c), c
+    i, f, g, o = np.split(z, 4, axis=1)
+    c = fma(np.divide(*sigmoid_fraction(f)), c, product(sigmoid_fraction(i), tanh_fraction(g)))
+    return product(sigmoid_fraction(o), tanh_fraction(c)), c
+
+
+def test_the_quotients_above_are_sigmoid_and_tanh():
+    x = np.linspace(-87, 100, 4001, dtype=np.float32)
+    assert_same_bytes(np.divide(*sigmoid_fraction(x)), _core.apply(1, x))
+    assert_same_bytes(np.divide(*tanh_fraction(x)), _core.apply(2, x))
 
 
 @pytest.mark.parametrize(("I", "H", "B"), [(1, 1, 1), (3, 5, 2), (7, 17, 5), (33, 31, 7), (13, 65, 3)])
