@@ -228,7 +228,9 @@ typedef struct kernels {
 
 typedef struct clstm_isa_kernels {
     const char *name;
-    const kernels *type[2]; /* by clstm_dtype */
+    const kernels *type[2];                 /* by clstm_dtype */
+    const struct clstm_isa_kernels *narrow; /* with vectors half as long, for networks that fill no more; every machine
+                                               that has these kernels has those. NULL: none */
 } clstm_isa_kernels;
 
 extern const clstm_isa_kernels clstm_kernels_portable;

@@ -73,5 +73,6 @@
 #include "kernels.inc"
 #include "vocabulary_end.inc"
 
-const clstm_isa_kernels clstm_kernels_avx512 = {"avx512", {&avx512_f32_kernels, &avx512_f64_kernels}};
+const clstm_isa_kernels clstm_kernels_avx512 = {
+    "avx512", {&avx512_f32_kernels, &avx512_f64_kernels}, &clstm_kernels_avx2};
 #endif
