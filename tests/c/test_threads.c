@@ -477,19 +477,31 @@ static void parts_flush_and_the_caller_keeps_its_mode(void) {
 
 /* ---- processors ---- */
 
-/* A thread that leaves a processor goes on on another, and may come back. */
-static void leaving_a_processor_is_for_a_moment(void) {
-    cpu_set_t before, after;
-    int moved = 0;
-    sched_getaffinity(0, sizeof before, &before);
+/* A thread that avoids a processor goes on on another, until it is allowed again; what others changed meanwhile stays.
+ */
+static void a_processor_is_avoided(void) {
+    cpu_set_t all, now;
+    sync_affinity before;
+    sched_getaffinity(0, sizeof all, &all);
     for (int i = 0; i < 20; i++) {
-        const int processor = sync_processor();
-        sync_leave_processor(processor);
-        moved += sync_processor() != processor;
-        sched_getaffinity(0, sizeof after, &after);
-        CHECK(CPU_EQUAL(&before, &after));
+        const int processor = sync_processor(), avoided = sync_avoid(processor, &before);
+        CHECK(avoided == (CPU_COUNT(&all) > 1));
+        CHECK(!avoided || sync_processor() != processor);
+        if (avoided)
+            sync_allow(processor, &before);
+        sched_getaffinity(0, sizeof now, &now);
+        CHECK(CPU_EQUAL(&all, &now));
     }
-    CHECK(moved > 0 || CPU_COUNT(&before) == 1);
+    const int processor = sync_processor();
+    if (sync_avoid(processor, &before)) {
+        cpu_set_t one = {{0}};
+        CPU_SET((size_t)processor, &one);
+        sched_setaffinity(0, sizeof one, &one);
+        sync_allow(processor, &before);
+        sched_getaffinity(0, sizeof now, &now);
+        CHECK(CPU_EQUAL(&one, &now));
+        sched_setaffinity(0, sizeof all, &all);
+    }
 }
 
 int main(void) {
@@ -504,7 +516,7 @@ int main(void) {
         in_child(environment_is_ignored);
     }
     in_child(numbers_out_of_range_are_refused);
-    leaving_a_processor_is_for_a_moment();
+    a_processor_is_avoided();
 
     workers_number_less_than_the_highest_limit(); /* first, for workers stay */
     parts_flush_and_the_caller_keeps_its_mode();

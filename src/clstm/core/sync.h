@@ -32,7 +32,9 @@ static inline int sync_processors(void) {
 }
 
 static inline int sync_processor(void) { return -1; }
-static inline void sync_leave_processor(int processor) { (void)processor; }
+typedef int sync_affinity;
+static inline int sync_avoid(int processor, sync_affinity *before) { return (void)processor, (void)before, 0; }
+static inline void sync_allow(int processor, const sync_affinity *before) { (void)processor, (void)before; }
 
 #else
 #include <pthread.h>
@@ -84,20 +86,30 @@ static inline int sync_processor(void) {
 #endif
 }
 
-/* Has this thread go on on another processor, if it may run on one. */
-static inline void sync_leave_processor(int processor) {
 #if defined(__linux__)
-    cpu_set_t allowed, others;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0)
-        return;
-    others = allowed;
+typedef cpu_set_t sync_affinity;
+
+/* Keeps this thread off a processor, if it may run on another one: returns 1, and what it was allowed before. */
+static inline int sync_avoid(int processor, sync_affinity *before) {
+    if (sched_getaffinity(0, sizeof *before, before) != 0)
+        return 0;
+    cpu_set_t others = *before;
     CPU_CLR((size_t)processor, &others);
-    if (CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0)
-        sched_setaffinity(0, sizeof allowed, &allowed);
-#else
-    (void)processor;
-#endif
+    return CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0;
 }
+
+/* Takes that back, unless somebody else has changed it since. */
+static inline void sync_allow(int processor, const sync_affinity *before) {
+    cpu_set_t ours = *before, now;
+    CPU_CLR((size_t)processor, &ours);
+    if (sched_getaffinity(0, sizeof now, &now) == 0 && CPU_EQUAL(&now, &ours))
+        sched_setaffinity(0, sizeof *before, before);
+}
+#else
+typedef int sync_affinity;
+static inline int sync_avoid(int processor, sync_affinity *before) { return (void)processor, (void)before, 0; }
+static inline void sync_allow(int processor, const sync_affinity *before) { (void)processor, (void)before; }
+#endif
 #endif
 
 #endif

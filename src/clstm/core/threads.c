@@ -161,24 +161,38 @@ static void stay_awake(void) {
     sync_acquire(&pool.lock);
 }
 
-/* Gives its caller's processor back, with the lock held before and after. After a rest the system may wake a worker up
- * on its caller's processor though others are idle, and leave it there for some milliseconds. */
-static void make_way(int processor) {
+/* The processor that a worker keeps off, its caller's: after a rest the system wakes workers up there though others are
+ * idle, and gives them no time for some milliseconds. */
+typedef struct avoided {
+    int processor; /* -1: none */
+    int applied;   /* there is another one */
+    sync_affinity before;
+} avoided;
+
+/* With the lock held before and after. Returns 1 if it was free in between. */
+static int keep_off(avoided *a, int processor) {
+    if (a->processor == processor)
+        return 0;
     sync_release(&pool.lock);
-    sync_leave_processor(processor);
+    if (a->applied)
+        sync_allow(a->processor, &a->before);
+    a->applied = processor >= 0 && sync_avoid(processor, &a->before);
+    a->processor = processor;
     sync_acquire(&pool.lock);
+    return 1;
 }
 
 static void work_forever(void) {
-    int awake = 0, moved = 0; /* since its last job */
+    avoided avoided = {.processor = -1};
+    int awake = 0, caller = -1;
     sync_acquire(&pool.lock);
     for (;;) {
         job *job = find_job();
-        if (job && !moved && job->processor >= 0 && job->processor == sync_processor()) {
-            make_way(job->processor);
-            moved = 1;
-            continue; /* that may have taken a while: the job may be gone */
-        }
+        if (job)
+            caller = job->processor;
+        /* in its caller's way, or about to sleep */
+        if ((!awake || (caller >= 0 && caller == sync_processor())) && keep_off(&avoided, caller))
+            continue;
         if (job)
             work_on(job);
         else if (awake)
@@ -186,7 +200,6 @@ static void work_forever(void) {
         else
             sync_wait(&pool.work, &pool.lock);
         awake = job != NULL;
-        moved = 0;
     }
 }
 
