@@ -66,5 +66,5 @@ static const int32_t mask_words[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 
 #include "kernels.inc"
 #include "vocabulary_end.inc"
 
-const clstm_isa_kernels clstm_kernels_avx2 = {"avx2", {&avx2_f32_kernels, &avx2_f64_kernels}};
+const clstm_isa_kernels clstm_kernels_avx2 = {"avx2", {&avx2_f32_kernels, &avx2_f64_kernels}, NULL};
 #endif

@@ -71,5 +71,5 @@ static inline void store_n_f32(float *p, float32x4_t a, ptrdiff_t n) {
 #include "kernels.inc"
 #include "vocabulary_end.inc"
 
-const clstm_isa_kernels clstm_kernels_neon = {"neon", {&neon_f32_kernels, &neon_f64_kernels}};
+const clstm_isa_kernels clstm_kernels_neon = {"neon", {&neon_f32_kernels, &neon_f64_kernels}, NULL};
 #endif

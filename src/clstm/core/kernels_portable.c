@@ -67,4 +67,4 @@ static inline double exp2_bits_f64(double t) {
 #define v_exp2_bits(t) exp2_bits_f64(t)
 #include "kernels.inc"
 
-const clstm_isa_kernels clstm_kernels_portable = {"portable", {&portable_f32_kernels, &portable_f64_kernels}};
+const clstm_isa_kernels clstm_kernels_portable = {"portable", {&portable_f32_kernels, &portable_f64_kernels}, NULL};

@@ -185,14 +185,17 @@ static int keep_off(avoided *a, int processor) {
 static void work_forever(void) {
     avoided avoided = {.processor = -1};
     int awake = 0, caller = -1;
+    int moved = 0; /* since its last job, or since it woke up */
     sync_acquire(&pool.lock);
     for (;;) {
         job *job = find_job();
         if (job)
             caller = job->processor;
-        /* in its caller's way, or about to sleep */
-        if ((!awake || (caller >= 0 && caller == sync_processor())) && keep_off(&avoided, caller))
-            continue;
+        const int should_move = job ? caller == sync_processor() : !awake; /* it is in the way, or about to sleep */
+        if (should_move && !moved && keep_off(&avoided, caller)) {
+            moved = 1;
+            continue; /* jobs may have come and gone */
+        }
         if (job)
             work_on(job);
         else if (awake)
@@ -200,6 +203,7 @@ static void work_forever(void) {
         else
             sync_wait(&pool.work, &pool.lock);
         awake = job != NULL;
+        moved = 0;
     }
 }
 
