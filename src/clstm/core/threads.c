@@ -96,6 +96,8 @@ int clstm_most_at_once(void) {
     return limit < processors ? limit : processors < 1 ? 1 : processors;
 }
 
+int clstm_has_room(void) { return !inside_part && atomic_load(&pool.running) + 2 <= clstm_get_num_threads(); }
+
 int clstm_set_num_threads(int n) {
     if (n < 1 || n > MAX_THREADS)
         return CLSTM_ERROR_THREADS;
