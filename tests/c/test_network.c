@@ -456,19 +456,23 @@ static void workspaces_outlive_the_number_of_threads(void) {
     CHECK(clstm_set_num_threads(before) == CLSTM_OK);
 }
 
-/* Packs and tapes go on with their kernels when clstm_set_isa chooses others for new packs. */
+/* Packs go on with their kernels when clstm_set_isa chooses others for new packs, in tapes and workspaces whose sizes
+ * were asked for afterwards. */
 static void packs_outlive_the_choice_of_kernels(void) {
     const char *before = clstm_isa();
-    for (int dtype = CLSTM_FLOAT32; dtype <= CLSTM_FLOAT64; dtype++)
+    for (int kind = 0; kind < 4; kind++)
         for (int64_t H = 1; H < 40; H += 6) {
+            const int dtype = kind / 2;
             problem p = {.spec = {3, H, 2, dtype, 1, 1, 0.3}, .T = 5, .B = 7, .with_lengths = 1};
+            p.spec.variant.peepholes = kind % 2;
             problem_make(&p);
             results expected = train(&p);
             for (int a = 0; clstm_isa_available(a); a++)
                 for (int b = 0; clstm_isa_available(b); b++) {
                     CHECK(clstm_set_isa(clstm_isa_available(a)) == CLSTM_OK);
-                    buffer pack = pack_new(&p, 1), tape = tape_new(&p);
+                    buffer pack = pack_new(&p, 1);
                     CHECK(clstm_set_isa(clstm_isa_available(b)) == CLSTM_OK);
+                    buffer tape = tape_new(&p);
                     results r = results_new(&p);
                     forward_with(&p, &pack, &tape, &r);
                     backward_with(&p, &pack, &tape, &r);

@@ -63,7 +63,7 @@ static int take_scratch(arena *m, backward_call *b, int has_lengths, int has_ord
         b->s.dy = arena_take(m, net->size, b->B, net->P, 1);
         b->s.dx = arena_take(m, net->size, rows, widest_input(net), 1);
     }
-    b->s.dz = arena_take(m, net->size, b->B + rows, net->GH, 1);
+    b->s.dz = arena_take(m, net->size, b->B + rows, net->dz_row, 1);
     b->s.offset = arena_take(m, sizeof(idx), b->steps + 1, 1, 1);
     b->s.x_panels = arena_take(m, net->size, rows, round_up(widest_input(net), vl), 1);
     b->s.h_panels = arena_take(m, net->size, rows, round_up(net->P, vl), 1);
@@ -73,25 +73,16 @@ static int take_scratch(arena *m, backward_call *b, int has_lengths, int has_ord
     return m->overflow ? CLSTM_ERROR_SIZE : CLSTM_OK;
 }
 
+static int workspace_bytes(const network *net, idx T, idx B, size_t *bytes) {
+    backward_call b = {.net = *net, .T = T, .B = B};
+    arena m = {0};
+    const int status = take_scratch(&m, &b, 1, 1);
+    *bytes = m.used;
+    return status;
+}
+
 int clstm_backward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes) {
-    const int status = network_check_batch(spec, T, B);
-    if (status)
-        return status;
-    if (!bytes)
-        return CLSTM_ERROR_NULL;
-    size_t most = 0; /* a pack keeps its kernels, which need not be the current ones */
-    for (int i = 0; i < CLSTM_ISAS; i++) {
-        const clstm_isa_kernels *isa = clstm_kernels_at(i);
-        if (!isa)
-            continue;
-        backward_call b = {.net = network_of(spec, isa), .T = (idx)T, .B = (idx)B};
-        arena m = {0};
-        if (take_scratch(&m, &b, 1, 1) != CLSTM_OK)
-            return CLSTM_ERROR_SIZE;
-        most = m.used > most ? m.used : most;
-    }
-    *bytes = most;
-    return CLSTM_OK;
+    return network_most_bytes(spec, T, B, workspace_bytes, bytes);
 }
 
 /* ---- the stack ---- */
@@ -222,7 +213,7 @@ static void backward_layer(const backward_call *b, idx layer) {
     d.dx = layer_dx(b, layer);
     d.gives_dx = b->caller.order && layer == b->part.layer;
     for (idx direction = b->part.direction; direction < b->part.end_direction; direction++) {
-        const idx index = layer * net->D + direction, gates = network_tape_gates(net);
+        const idx index = layer * net->D + direction, gates = net->gates_row;
         const direction_tape tape = network_direction_tape(net, b->tape, b->T, b->B, layer, direction);
         d.index = index;
         d.reverse = direction == 1;

@@ -69,7 +69,7 @@ static inline idx time_of(const backward_pass *d, idx s) { return d->reverse ? s
 static inline void *dz_at(const backward_pass *d, idx s, idx row) {
     const backward_call *b = d->b;
     const idx at_row = s < d->s0 ? row : b->B + b->s.offset[s - d->s0] + row;
-    return at(&b->net, b->s.dz, at_row * b->net.GH);
+    return at(&b->net, b->s.dz, at_row * b->net.dz_row);
 }
 
 /* The number of step t for masks. */

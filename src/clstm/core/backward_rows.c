@@ -51,7 +51,7 @@ static void variant_grad_rows(const backward_pass *d, idx s, idx begin, idx end,
                                                .dc = at(net, b->s.dc, begin * net->H),
                                                .dc_row = net->H,
                                                .dz = dz_at(d, s, begin),
-                                               .dz_row = net->GH,
+                                               .dz_row = net->dz_row,
                                                .mask = masks.g,
                                                .stays = masks.c,
                                                .normed = at(net, b->s.normed, r * network_normed(net)),
@@ -79,7 +79,7 @@ static void grad_rows(const backward_pass *d, idx s, idx begin, idx end, int has
                               .end_unit = units.end,
                               .downwards = t % 2 != 0,
                               .dz_next = has_after ? dz_at(d, s - 1, begin) : NULL,
-                              .dz_next_row = 4 * net->H,
+                              .dz_next_row = net->dz_row,
                               .w_hh = d->w.w_hh_panels,
                               .dh_next = plane_at(net, d->dhn, 0, begin),
                               .dh_next_row = d->dhn.row,
@@ -94,7 +94,7 @@ static void grad_rows(const backward_pass *d, idx s, idx begin, idx end, int has
                               .dc = at(net, b->s.dc, begin * net->H),
                               .dc_row = net->H,
                               .dz = dz_at(d, s, begin),
-                              .dz_row = 4 * net->H};
+                              .dz_row = net->dz_row};
     net->k->cell_grad(&g);
 }
 
@@ -150,7 +150,7 @@ static void put_inputs(const backward_pass *d, idx rows, idx r, idx t, idx row, 
 /* dx of rows begin .. end of visited steps s0 .. s1, at all of which they are valid. */
 static void dx_product(const backward_pass *d, plane dx, idx s0, idx s1, idx begin, idx end) {
     const network *net = &d->b->net;
-    const idx steps = s1 - s0, rows = end - begin, dz_row = net->GH, dz_step = d->b->B * dz_row;
+    const idx steps = s1 - s0, rows = end - begin, dz_row = net->dz_row, dz_step = d->b->B * dz_row;
     const idx dx_step = d->reverse ? dx.time : -dx.time;
     const int by_time = steps > rows && (rows != d->b->B || dx_step != rows * dx.row);
     void *first = plane_at(net, dx, time_of(d, s0), begin);
@@ -224,7 +224,7 @@ static void keep_last_step(const backward_pass *d, idx begin, idx end) {
     const idx last = begin + active_rows(b->s.active, b->T, time_of(d, d->s1 - 1), begin, end - begin);
     if (last > begin)
         memcpy(dz_at(d, d->s0 - 1, begin), dz_at(d, d->s1 - 1, begin),
-               (size_t)((last - begin) * b->net.GH) * b->net.size);
+               (size_t)((last - begin) * b->net.dz_row) * b->net.size);
 }
 
 static void chunk_rows(void *context, int part) {

@@ -11,19 +11,22 @@ enum { TILES_AT_ONCE = 12 };
 /* Rows of the chunk. */
 static idx chunk_size(const backward_pass *d) { return d->b->s.offset[d->s1 - d->s0]; }
 
-/* dz (rows, M) transposed, in row tiles, of a part's rows of a weight matrix (M, n). */
+/* dz (rows, M), rows src_row apart, transposed, in row tiles, of a part's rows of a weight matrix (M, n). */
 typedef struct tiles {
     const void *p;
     idx rows, first, end; /* of dz, and of the matrix */
 } tiles;
 
-static tiles transpose_rows(const backward_pass *d, const void *dz, idx M, void *to, int part) {
+static tiles transpose_rows(const backward_pass *d, const void *dz, idx src_row, idx M, void *to, int part) {
     const network *net = &d->b->net;
     const row_split units = {.B = M, .tile = net->k->max_rows, .parts = d->b->weight_parts};
     const range of_part = row_split_range(&units, part);
     const tiles t = {at(net, to, of_part.begin * chunk_size(d)), chunk_size(d), of_part.begin, of_part.end};
-    const tile_args g = {
-        .K = t.rows, .M = t.end - t.first, .src = at(net, dz, t.first), .src_row = M, .dst = (void *)(uintptr_t)t.p};
+    const tile_args g = {.K = t.rows,
+                         .M = t.end - t.first,
+                         .src = at(net, dz, t.first),
+                         .src_row = src_row,
+                         .dst = (void *)(uintptr_t)t.p};
     net->k->pack_tiles(&g);
     return t;
 }
@@ -58,7 +61,7 @@ static void add_bias(const backward_pass *d, int part) {
     const sum_args g = {.rows = chunk_size(d),
                         .n = columns.end - columns.begin,
                         .a = at(net, dz_at(d, d->s0, 0), columns.begin),
-                        .a_row = net->GH,
+                        .a_row = net->dz_row,
                         .sum = at(net, d->dparams[2], columns.begin)};
     net->k->variant->sum_products(&g);
 }
@@ -70,7 +73,7 @@ static void add_peephole(const backward_pass *d, int gate, idx s, idx begin, idx
     const sum_args g = {.rows = end - begin,
                         .n = last - first,
                         .a = at(net, dz_at(d, s, begin), d->cell.slot[gate] * net->H + first),
-                        .a_row = net->GH,
+                        .a_row = net->dz_row,
                         .b = at(net, plane_at(net, c, t, begin), first),
                         .b_row = c.row,
                         .sum = at(net, dw, first)};
@@ -137,13 +140,13 @@ static void chunk_weights(void *context, int part) {
     const backward_pass *d = context;
     const backward_call *b = d->b;
     const network *net = &b->net;
-    const tiles dz = transpose_rows(d, dz_at(d, d->s0, 0), net->GH, b->s.dz_tiles, part);
+    const tiles dz = transpose_rows(d, dz_at(d, d->s0, 0), net->dz_row, net->GH, b->s.dz_tiles, part);
     add_weight_product(d, &dz, b->s.x_panels, d->I, d->dparams[0]);
     add_weight_product(d, &dz, b->s.h_panels, net->P, d->dparams[1]);
     if (net->spec->bias && !network_normalizes(net))
         add_bias(d, part);
     if (network_projects(net)) {
-        const tiles dh = transpose_rows(d, b->s.dh_clipped, net->P, b->s.dh_tiles, part);
+        const tiles dh = transpose_rows(d, b->s.dh_clipped, net->P, net->P, b->s.dh_tiles, part);
         add_weight_product(d, &dh, b->s.out_panels, net->H, d->dparams[network_param_places(net->spec).weight_hr]);
     }
     if (net->spec->variant.peepholes)

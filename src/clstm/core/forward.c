@@ -81,30 +81,23 @@ static int fit_workspace(forward_call *f, void *workspace, size_t bytes) {
     }
 }
 
-int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes) {
-    const int status = network_check_batch(spec, T, B);
-    if (status)
-        return status;
-    if (!bytes)
-        return CLSTM_ERROR_NULL;
-    size_t most = 0; /* a pack keeps its kernels, which need not be the current ones */
-    for (int i = 0; i < CLSTM_ISAS; i++) {
-        const clstm_isa_kernels *isa = clstm_kernels_at(i);
-        if (!isa)
-            continue;
-        forward_call f = {.net = network_of(spec, isa), .T = (idx)T, .B = (idx)B};
-        for (int units = 0; units <= 1; units++) {
-            split_work(&f, units);
-            for (int training = 0; training <= 1; training++) {
-                arena m = {0};
-                if (take_scratch(&m, &f, 1, 1, training) != CLSTM_OK)
-                    return CLSTM_ERROR_SIZE;
-                most = m.used > most ? m.used : most;
-            }
+static int workspace_bytes(const network *net, idx T, idx B, size_t *bytes) {
+    forward_call f = {.net = *net, .T = T, .B = B};
+    *bytes = 0;
+    for (int units = 0; units <= 1; units++) {
+        split_work(&f, units);
+        for (int training = 0; training <= 1; training++) {
+            arena m = {0};
+            if (take_scratch(&m, &f, 1, 1, training) != CLSTM_OK)
+                return CLSTM_ERROR_SIZE;
+            *bytes = m.used > *bytes ? m.used : *bytes;
         }
     }
-    *bytes = most;
     return CLSTM_OK;
+}
+
+int clstm_forward_workspace(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes) {
+    return network_most_bytes(spec, T, B, workspace_bytes, bytes);
 }
 
 /* ---- the stack ---- */
@@ -211,7 +204,7 @@ static void trace_pass(forward_pass *d, const clstm_trace *trace) {
 static void tape_pass(forward_pass *d, idx layer, idx direction) {
     const forward_call *f = d->f;
     const network *net = &f->net;
-    const idx B = f->B, H = net->H, P = net->P, gates = network_tape_gates(net);
+    const idx B = f->B, H = net->H, P = net->P, gates = net->gates_row;
     const tape_parts head = network_tape(net, f->tape, f->T, B);
     const direction_tape tape = network_direction_tape(net, f->tape, f->T, B, layer, direction);
     d->h0 = plane_of(at(net, head.h0, (d->index * B + d->first) * P), 0, P);

@@ -71,6 +71,27 @@ int network_check_batch(const clstm_spec *spec, int64_t T, int64_t B) {
     return T < 0 || B < 0 || T > most || B > most ? CLSTM_ERROR_SIZE : CLSTM_OK;
 }
 
+int network_most_bytes(const clstm_spec *spec, int64_t T, int64_t B,
+                       int (*bytes_of)(const network *net, idx T, idx B, size_t *bytes), size_t *most) {
+    const int status = network_check_batch(spec, T, B);
+    if (status)
+        return status;
+    if (!most)
+        return CLSTM_ERROR_NULL;
+    size_t largest = 0, bytes;
+    for (int i = 0; i < CLSTM_ISAS; i++) {
+        const clstm_isa_kernels *isa = clstm_kernels_at(i);
+        if (!isa)
+            continue;
+        const network net = network_of(spec, isa);
+        if (bytes_of(&net, (idx)T, (idx)B, &bytes) != CLSTM_OK)
+            return CLSTM_ERROR_SIZE;
+        largest = bytes > largest ? bytes : largest;
+    }
+    *most = largest;
+    return CLSTM_OK;
+}
+
 /* ---- parameters ---- */
 
 param_places network_param_places(const clstm_spec *spec) {
@@ -392,7 +413,7 @@ static tape_parts take_head(arena *m, const network *net, idx T, idx B) {
 
 static direction_tape take_direction(arena *m, const network *net, idx T, idx B) {
     direction_tape tape = {0};
-    tape.gates = arena_take(m, net->size, T, B, network_tape_gates(net));
+    tape.gates = arena_take(m, net->size, T, B, net->gates_row);
     tape.c = arena_take(m, net->size, T, B, net->H);
     if (network_projects(net))
         tape.out = arena_take(m, net->size, T, B, net->H);
@@ -440,18 +461,14 @@ direction_tape network_direction_tape(const network *net, const void *tape, idx 
     return take_direction(&m, net, T, B);
 }
 
-int clstm_tape_size(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes) {
-    const int status = network_check_batch(spec, T, B);
-    if (status)
-        return status;
-    if (!bytes)
-        return CLSTM_ERROR_NULL;
-    const network net = network_of(spec, clstm_current_kernels());
-    const arena m = tape_arena(&net, NULL, (idx)T, (idx)B, net.L);
-    if (m.overflow)
-        return CLSTM_ERROR_SIZE;
+static int tape_bytes(const network *net, idx T, idx B, size_t *bytes) {
+    const arena m = tape_arena(net, NULL, T, B, net->L);
     *bytes = m.used;
-    return CLSTM_OK;
+    return m.overflow ? CLSTM_ERROR_SIZE : CLSTM_OK;
+}
+
+int clstm_tape_size(const clstm_spec *spec, int64_t T, int64_t B, size_t *bytes) {
+    return network_most_bytes(spec, T, B, tape_bytes, bytes);
 }
 
 /* ---- sequences ---- */

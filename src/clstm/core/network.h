@@ -15,11 +15,12 @@ typedef struct network {
     const kernels *k;
     size_t size; /* bytes of a real */
     idx I, H, L, D;
-    idx H_blocks; /* blocks of VL hidden units */
-    int plain;    /* no variant: the fused kernels run it */
-    idx P;        /* features of h: those of the projection, or H */
-    idx GH;       /* rows of W_ih and W_hh: H for each gate that has weights */
-    idx z_width;  /* columns of the packed ones: plain as in cell_args, else (G, blocks, VL) */
+    idx H_blocks;          /* blocks of VL hidden units */
+    int plain;             /* no variant: the fused kernels run it */
+    idx P;                 /* features of h: those of the projection, or H */
+    idx GH;                /* rows of W_ih and W_hh: H for each gate that has weights */
+    idx z_width;           /* columns of the packed ones: plain as in cell_args, else (G, blocks, VL) */
+    idx gates_row, dz_row; /* from row to row of a tape's gates, (4, H) or of a variant (z_width), and of dz (GH) */
 } network;
 
 int network_is_plain(const clstm_spec *spec);
@@ -36,13 +37,19 @@ static inline int network_drops(const network *net, idx layer) {
 /* Elements of a row of what layer normalisation makes: the gates that have weights, and the cell. */
 static inline idx network_normed(const network *net) { return net->z_width + net->H_blocks * net->k->vl; }
 
+/* How far apart rows of n elements lie that are walked across, at the same column of each: multiples of 1 KiB would all
+ * fall on a few sets of the L1 cache, so that one line is left free. */
+static inline idx spaced_row(size_t size, idx n) { return (size_t)n * size % 1024 ? n : n + 64 / (idx)size; }
+
 static inline network network_of(const clstm_spec *spec, const clstm_isa_kernels *isa) {
     const kernels *k = isa->type[spec->dtype];
     const idx H = (idx)spec->hidden_size, H_blocks = (H + k->vl - 1) / k->vl, G = spec->variant.coupling ? 3 : 4;
     const int plain = network_is_plain(spec), half = plain && is_half_block(H, H_blocks - 1, k->vl);
+    const idx z_width = G * (H_blocks * k->vl - (half ? k->vl / 2 : 0));
+    const size_t size = spec->dtype == CLSTM_FLOAT32 ? 4 : 8;
     const network net = {.spec = spec,
                          .k = k,
-                         .size = spec->dtype == CLSTM_FLOAT32 ? 4 : 8,
+                         .size = size,
                          .I = (idx)spec->input_size,
                          .H = H,
                          .L = (idx)spec->num_layers,
@@ -51,7 +58,9 @@ static inline network network_of(const clstm_spec *spec, const clstm_isa_kernels
                          .plain = plain,
                          .P = spec->variant.proj_size ? (idx)spec->variant.proj_size : H,
                          .GH = G * H,
-                         .z_width = G * (H_blocks * k->vl - (half ? k->vl / 2 : 0))};
+                         .z_width = z_width,
+                         .gates_row = spaced_row(size, plain ? 4 * H : z_width),
+                         .dz_row = spaced_row(size, G * H)};
     return net;
 }
 
@@ -69,6 +78,11 @@ static inline idx network_layer_input(const network *net, idx layer) { return la
 
 /* Checks the spec and that T and B are sizes. */
 int network_check_batch(const clstm_spec *spec, int64_t T, int64_t B);
+
+/* The most that any of this machine's kernels needs of what `bytes_of` measures. Packs keep their kernels, which need
+ * not be the current ones. */
+int network_most_bytes(const clstm_spec *spec, int64_t T, int64_t B,
+                       int (*bytes_of)(const network *net, idx T, idx B, size_t *bytes), size_t *most);
 
 /* The address of element i of an array of reals. Of NULL it is never used, and any (in C, NULL + 1 is an error). */
 static inline void *at(const network *net, const void *p, idx i) {
@@ -122,13 +136,10 @@ typedef struct tape_header {
 
 /* What one layer and direction records. */
 typedef struct direction_tape {
-    void *gates; /* (T, B, 4, H); of a variant, pre-activations (T, B, G, H rounded up to VL) */
+    void *gates; /* (T, B, 4, H), rows gates_row apart; of a variant, pre-activations (T, B, G, H rounded up to VL) */
     void *c;     /* (T, B, H) */
     void *out;   /* (T, B, H) what a projection projects, or NULL */
 } direction_tape;
-
-/* Elements of a row of `gates`. */
-static inline idx network_tape_gates(const network *net) { return net->plain ? 4 * net->H : net->z_width; }
 
 /* The parts of a tape. */
 typedef struct tape_parts {

@@ -96,7 +96,7 @@ void variant_recurrent_grad(const network *net, const layer_weights *w, const re
                              .N = net->P,
                              .K = net->GH,
                              .A = g->dz,
-                             .a_row = net->GH,
+                             .a_row = net->dz_row,
                              .B = w->w_hh_panels,
                              .init = g->factors ? NULL : g->held,
                              .init_row = net->P,

@@ -23,7 +23,7 @@ void variant_step(const network *net, const layer_weights *w, const variant_step
 /* dh = factors (dz W_hh) + held. */
 typedef struct recurrent_grad_args {
     idx rows;
-    const void *dz;      /* (rows, GH) */
+    const void *dz;      /* (rows, GH), rows dz_row apart, as in all of BPTT */
     const void *held;    /* (rows, P) contiguous: what zoneout passes on; or NULL */
     const void *factors; /* (rows, P) contiguous, of variational dropout; or NULL */
     void *dh;            /* (rows, P) */
