@@ -60,7 +60,9 @@ const char *clstm_version(void);
 /* ---- instruction sets and threads --------------------------------------------------------------------- */
 
 /* Name of the instruction set whose kernels new packs use: "portable", "avx2", "avx512" or "neon". The best
- * one that processor and operating system support, unless CLSTM_ISA in the environment names a lesser one. */
+ * one that processor and operating system support, unless CLSTM_ISA in the environment names a lesser one. (With
+ * "avx512", plain networks whose hidden units fill no more than half a vector, and inputs no more than one, are faster
+ * with the kernels of "avx2" and use those.) */
 const char *clstm_isa(void);
 
 /* Why that one was chosen, as one English sentence; static storage. */

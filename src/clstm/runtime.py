@@ -57,7 +57,8 @@ def cpu_info() -> dict[str, Any]:
     Returns
     -------
     info : dict
-        "isa": the instruction set in use, "portable", "avx2", "avx512" or "neon"; CLSTM_ISA in the environment forces
+        "isa": the instruction set in use, "portable", "avx2", "avx512" (networks of up to 8 units use AVX2 even so,
+        where that is faster) or "neon"; CLSTM_ISA in the environment forces
         a lesser one (a name that this machine does not run is ignored with a RuntimeWarning at import). "reason": why
         that one. "available": all that can run here, best first. "num_threads": the limit of threads.
 

@@ -1,8 +1,8 @@
 /* The worker pool: every part once, the limit, fork, sleep, and the floating-point mode. */
 #define _GNU_SOURCE
+#include "affinity.h"
 #include "check.h"
 #include "clstm.h"
-#include "sync.h"
 #include "threads.h"
 
 #include <dirent.h>
@@ -477,31 +477,66 @@ static void parts_flush_and_the_caller_keeps_its_mode(void) {
 
 /* ---- processors ---- */
 
-/* A thread that avoids a processor goes on on another, until it is allowed again; what others changed meanwhile stays.
- */
+/* ---- keeping off a processor ---- */
+
+static cpu_set_t allowed_now(void) { return whereabouts_now().allowed; }
+
+static cpu_set_t only(int processor) {
+    cpu_set_t set = {{0}};
+    CPU_SET((size_t)processor, &set);
+    return set;
+}
+
+static int processors_allowed(void) {
+    const cpu_set_t now = allowed_now();
+    return CPU_COUNT(&now);
+}
+
+static void allow(cpu_set_t set) { CHECK(sched_setaffinity(0, sizeof set, &set) == 0); }
+
+static void check_allowed(cpu_set_t expected) {
+    const cpu_set_t now = allowed_now();
+    CHECK(CPU_EQUAL(&now, &expected));
+}
+
+/* A thread goes from the processor it keeps off to another one, and takes the last one up again. */
 static void a_processor_is_avoided(void) {
-    cpu_set_t all, now;
-    sync_affinity before;
-    sched_getaffinity(0, sizeof all, &all);
+    const cpu_set_t all = allowed_now();
+    avoidance a = {.processor = -1};
     for (int i = 0; i < 20; i++) {
-        const int processor = sync_processor(), avoided = sync_avoid(processor, &before);
-        CHECK(avoided == (CPU_COUNT(&all) > 1));
-        CHECK(!avoided || sync_processor() != processor);
-        if (avoided)
-            sync_allow(processor, &before);
-        sched_getaffinity(0, sizeof now, &now);
-        CHECK(CPU_EQUAL(&all, &now));
+        const whereabouts other = {processor_now(), all};
+        avoidance_change(&a, &other);
+        CHECK(processor_now() != other.processor);
+        cpu_set_t expected = all;
+        CPU_CLR((size_t)other.processor, &expected);
+        check_allowed(expected);
     }
-    const int processor = sync_processor();
-    if (sync_avoid(processor, &before)) {
-        cpu_set_t one = {{0}};
-        CPU_SET((size_t)processor, &one);
-        sched_setaffinity(0, sizeof one, &one);
-        sync_allow(processor, &before);
-        sched_getaffinity(0, sizeof now, &now);
-        CHECK(CPU_EQUAL(&one, &now));
-        sched_setaffinity(0, sizeof all, &all);
-    }
+    avoidance_change(&a, &(whereabouts){.processor = -1});
+    check_allowed(all);
+}
+
+/* What others have set meanwhile holds, even if it is what the thread had set itself. */
+static void what_others_allow_holds(void) {
+    const whereabouts here = whereabouts_now();
+    cpu_set_t rest = here.allowed;
+    CPU_CLR((size_t)here.processor, &rest);
+    avoidance a = {.processor = -1};
+    avoidance_change(&a, &here);
+    allow(only(here.processor));
+    avoidance_change(&a, &here);
+    check_allowed(only(here.processor)); /* it may run nowhere else */
+
+    allow(here.allowed);
+    avoidance_change(&a, &here);
+    check_allowed(rest);
+    allow(here.allowed);
+    avoidance_change(&a, &here);
+    check_allowed(rest); /* again, though the processor is the same */
+
+    allow(rest);
+    avoidance_change(&a, &(whereabouts){.processor = -1, .allowed = rest});
+    check_allowed(rest); /* it was meant for all threads */
+    allow(here.allowed);
 }
 
 int main(void) {
@@ -516,7 +551,10 @@ int main(void) {
         in_child(environment_is_ignored);
     }
     in_child(numbers_out_of_range_are_refused);
-    a_processor_is_avoided();
+    if (processors_allowed() > 1) {
+        a_processor_is_avoided();
+        what_others_allow_holds();
+    }
 
     workers_number_less_than_the_highest_limit(); /* first, for workers stay */
     parts_flush_and_the_caller_keeps_its_mode();

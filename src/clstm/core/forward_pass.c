@@ -252,9 +252,8 @@ typedef struct unit_team {
     atomic_llong done; /* parts */
 } unit_team;
 
-static void team_step(const forward_pass *d, idx s, range blocks) {
-    const idx t = time_of(d, s);
-    step_rows(d, t, 1, s == 0 ? -1 : d->reverse ? t + 1 : t - 1, 0, d->rows, blocks);
+static void team_steps(const forward_pass *d, idx s, idx steps, range blocks) {
+    step_rows(d, time_of(d, s), steps, s == 0 ? -1 : time_of(d, s - 1), 0, d->rows, blocks);
 }
 
 static void team_part(void *context, int part) {
@@ -271,11 +270,11 @@ static void team_part(void *context, int part) {
     if (step < 0)
         input_products(d, chunk, end - chunk < f->chunk ? end - chunk : f->chunk, blocks);
     else
-        team_step(d, chunk + step, blocks);
+        team_steps(d, chunk + step, 1, blocks);
     atomic_fetch_add_explicit(&team->done, 1, memory_order_release);
 }
 
-/* All stages on one thread, with whole units: faster than in pieces. */
+/* A whole span on one thread, with whole units: faster than in pieces. */
 static void team_of_one(void *context, int part) {
     const unit_team *team = context;
     const forward_call *f = team->d->f;
@@ -287,7 +286,7 @@ static void team_of_one(void *context, int part) {
             steps = end - s < f->chunk ? end - s : f->chunk;
             if (f->products_first)
                 input_products(d, s, steps, all);
-            step_rows(d, time_of(d, s), steps, s == 0 ? -1 : time_of(d, s - 1), 0, d->rows, all);
+            team_steps(d, s, steps, all);
         }
     }
 }
@@ -295,11 +294,12 @@ static void team_of_one(void *context, int part) {
 static void run_span(const forward_pass *d, idx first, idx steps) {
     const forward_call *f = d->f;
     unit_team team = {.d = d, .first = first, .steps = steps, .stage_parts = f->net.D * f->pieces};
-    const idx products = f->products_first ? (steps + f->chunk - 1) / f->chunk : 0;
-    if (clstm_has_room())
-        clstm_team((int)f->pieces, (int)((products + steps) * team.stage_parts), team_part, &team);
-    else
+    if (!clstm_gets_help()) {
         clstm_parallel(1, team_of_one, &team);
+        return;
+    }
+    const idx products = f->products_first ? (steps + f->chunk - 1) / f->chunk : 0;
+    clstm_team((int)f->pieces, (int)((products + steps) * team.stage_parts), team_part, &team);
 }
 
 void forward_pass_run_team(const forward_pass *d) {

@@ -210,8 +210,8 @@ static int pack_size(const network *net, int training, size_t *bytes) {
     return CLSTM_OK;
 }
 
-/* The kernels of a new pack. Half a vector of hidden units is faster as a short one, which is divided sooner; but not
- * the products of many inputs. */
+/* The kernels of a new pack. Half a vector of hidden units is faster as a vector of half the length, whose divisions
+ * are; but not the products of many inputs. */
 static const clstm_isa_kernels *kernels_for(const clstm_spec *spec) {
     const clstm_isa_kernels *isa = clstm_current_kernels();
     const network net = network_of(spec, isa);

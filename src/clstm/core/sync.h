@@ -31,11 +31,6 @@ static inline int sync_processors(void) {
     return (int)info.dwNumberOfProcessors;
 }
 
-static inline int sync_processor(void) { return -1; }
-typedef int sync_affinity;
-static inline int sync_avoid(int processor, sync_affinity *before) { return (void)processor, (void)before, 0; }
-static inline void sync_allow(int processor, const sync_affinity *before) { (void)processor, (void)before; }
-
 #else
 #include <pthread.h>
 #include <signal.h>
@@ -76,40 +71,6 @@ static inline int sync_processors(void) {
 #endif
     return (int)sysconf(_SC_NPROCESSORS_ONLN);
 }
-
-/* The processor that this thread runs on; -1: not known. */
-static inline int sync_processor(void) {
-#if defined(__linux__)
-    return sched_getcpu();
-#else
-    return -1;
-#endif
-}
-
-#if defined(__linux__)
-typedef cpu_set_t sync_affinity;
-
-/* Keeps this thread off a processor, if it may run on another one: returns 1, and what it was allowed before. */
-static inline int sync_avoid(int processor, sync_affinity *before) {
-    if (sched_getaffinity(0, sizeof *before, before) != 0)
-        return 0;
-    cpu_set_t others = *before;
-    CPU_CLR((size_t)processor, &others);
-    return CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0;
-}
-
-/* Takes that back, unless somebody else has changed it since. */
-static inline void sync_allow(int processor, const sync_affinity *before) {
-    cpu_set_t ours = *before, now;
-    CPU_CLR((size_t)processor, &ours);
-    if (sched_getaffinity(0, sizeof now, &now) == 0 && CPU_EQUAL(&now, &ours))
-        sched_setaffinity(0, sizeof *before, before);
-}
-#else
-typedef int sync_affinity;
-static inline int sync_avoid(int processor, sync_affinity *before) { return (void)processor, (void)before, 0; }
-static inline void sync_allow(int processor, const sync_affinity *before) { (void)processor, (void)before; }
-#endif
 #endif
 
 #endif

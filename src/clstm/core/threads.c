@@ -1,6 +1,7 @@
 /* The worker pool: callers publish jobs, workers help where they find unclaimed parts. See threads.h. */
 #define _GNU_SOURCE /* sched_getaffinity */
 #include "threads.h"
+#include "affinity.h"
 #include "clstm.h"
 #include "fpmode.h"
 #include "spin.h"
@@ -16,7 +17,7 @@ typedef struct job {
     void (*run)(void *context, int part);
     void *context;
     int threads, parts;
-    int processor;      /* that the caller needs for itself; -1: none, or not known */
+    whereabouts caller; /* workers keep off its processor, unless that is -1 */
     atomic_int next;    /* the first part that nobody has claimed */
     atomic_int helpers; /* workers that run parts of it; less than threads. Raised with the lock held */
     struct job *link;
@@ -29,11 +30,11 @@ static struct {
     sync_condition finished; /* the helpers of some job became 0 */
     job *open;               /* the jobs whose callers still claim parts */
     int workers;             /* started; they stay when the limit is lowered */
-    int busy;                /* workers that run parts */
     atomic_int jobs;         /* how many are open */
     atomic_int opened;       /* how many have been, with the lock free again */
     atomic_int expecting;    /* callers that may open another */
     atomic_int running;      /* callers and busy workers */
+    atomic_int busy;         /* workers that run parts */
     atomic_int limit;        /* of running; 0: nobody has asked yet */
 } pool = {.lock = SYNC_LOCK_INIT, .work = SYNC_CONDITION_INIT, .finished = SYNC_CONDITION_INIT};
 
@@ -56,7 +57,8 @@ static void after_fork_in_child(void) {
     pool.work = pool.finished = (sync_condition)SYNC_CONDITION_INIT;
     workers_lost = inside_part && pool.open;
     pool.open = NULL;
-    pool.workers = pool.busy = 0;
+    pool.workers = 0;
+    atomic_store(&pool.busy, 0);
     atomic_store(&pool.jobs, 0);
     atomic_store(&pool.running, inside_part);
     atomic_store(&pool.expecting, expects);
@@ -96,7 +98,7 @@ int clstm_most_at_once(void) {
     return limit < processors ? limit : processors < 1 ? 1 : processors;
 }
 
-int clstm_has_room(void) { return !inside_part && atomic_load(&pool.running) + 2 <= clstm_get_num_threads(); }
+int clstm_gets_help(void) { return !inside_part && atomic_load(&pool.running) + 2 <= clstm_get_num_threads(); }
 
 int clstm_set_num_threads(int n) {
     if (n < 1 || n > MAX_THREADS)
@@ -140,14 +142,14 @@ static void help(job *job) {
 /* Helps with a job, which is gone when this returns; with the lock held before and after. */
 static void work_on(job *job) {
     atomic_fetch_add(&pool.running, 1);
-    pool.busy++;
+    atomic_fetch_add(&pool.busy, 1);
     atomic_fetch_add(&job->helpers, 1);
     sync_release(&pool.lock);
     help(job);
+    atomic_fetch_sub(&pool.running, 1); /* before the caller goes on, so that its next call finds this place free */
+    atomic_fetch_sub(&pool.busy, 1);
     const int last = atomic_fetch_sub(&job->helpers, 1) == 1;
     sync_acquire(&pool.lock);
-    atomic_fetch_sub(&pool.running, 1);
-    pool.busy--;
     if (last)
         sync_wake_all(&pool.finished);
 }
@@ -163,38 +165,23 @@ static void stay_awake(void) {
     sync_acquire(&pool.lock);
 }
 
-/* The processor that a worker keeps off, its caller's: after a rest the system wakes workers up there though others are
- * idle, and gives them no time for some milliseconds. */
-typedef struct avoided {
-    int processor; /* -1: none */
-    int applied;   /* there is another one */
-    sync_affinity before;
-} avoided;
-
-/* With the lock held before and after. Returns 1 if it was free in between. */
-static int keep_off(avoided *a, int processor) {
-    if (a->processor == processor)
-        return 0;
-    sync_release(&pool.lock);
-    if (a->applied)
-        sync_allow(a->processor, &a->before);
-    a->applied = processor >= 0 && sync_avoid(processor, &a->before);
-    a->processor = processor;
-    sync_acquire(&pool.lock);
-    return 1;
-}
-
+/* A worker keeps off its last caller's processor while it sleeps: after a rest the system wakes it up there though
+ * others are idle, and gives it no time for some milliseconds. */
 static void work_forever(void) {
-    avoided avoided = {.processor = -1};
-    int awake = 0, caller = -1;
-    int moved = 0; /* since its last job, or since it woke up */
+    avoidance avoided = {.processor = -1};
+    whereabouts caller = {.processor = -1};
+    int awake = 0, moved = 0; /* moved: since its last job, or since it woke up */
     sync_acquire(&pool.lock);
     for (;;) {
         job *job = find_job();
         if (job)
-            caller = job->processor;
-        const int should_move = job ? caller == sync_processor() : !awake; /* it is in the way, or about to sleep */
-        if (should_move && !moved && keep_off(&avoided, caller)) {
+            caller = job->caller;
+        const int in_the_way = job && caller.processor >= 0 && caller.processor == processor_now();
+        const int about_to_sleep = !job && !awake;
+        if ((in_the_way || about_to_sleep) && !moved) {
+            sync_release(&pool.lock);
+            avoidance_change(&avoided, &caller);
+            sync_acquire(&pool.lock);
             moved = 1;
             continue; /* jobs may have come and gone */
         }
@@ -221,7 +208,7 @@ SYNC_THREAD(worker) {
 static void call_workers(int wanted) {
     int room = atomic_load(&pool.limit) - atomic_load(&pool.running);
     int count = wanted < room ? wanted : room;
-    while (pool.workers - pool.busy < count && sync_start(worker))
+    while (pool.workers - atomic_load(&pool.busy) < count && sync_start(worker))
         pool.workers++;
     for (; count > 0; count--)
         sync_wake_one(&pool.work);
@@ -310,12 +297,9 @@ static void run_claimed(job *job) {
 }
 
 static void run_with_workers(int threads, int parts, void (*run)(void *context, int part), void *context) {
-    const int enough = threads <= clstm_most_at_once(); /* processors for all */
-    job job = {.run = run,
-               .context = context,
-               .threads = threads,
-               .parts = parts,
-               .processor = enough ? sync_processor() : -1};
+    job job = {.run = run, .context = context, .threads = threads, .parts = parts, .caller = whereabouts_now()};
+    if (threads > clstm_most_at_once()) /* no processor for each */
+        job.caller.processor = -1;
     survive_fork();
     open_job(&job);
     run_claimed(&job);

@@ -16,8 +16,8 @@ void clstm_parallel(int parts, void (*run)(void *context, int part), void *conte
 /* The same on no more than `threads` threads, for a team: many short parts that wait for each other. */
 void clstm_team(int threads, int parts, void (*run)(void *context, int part), void *context);
 
-/* Whether a worker would help a call that began now. */
-int clstm_has_room(void);
+/* Whether a call that began now could have a worker's help. */
+int clstm_gets_help(void);
 
 /* Inside a part: whether this is the child of a fork that this thread made there. The workers of its call stayed with
  * the parent, so that some parts may never end. */
