@@ -282,6 +282,8 @@ int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, c
     b.row_parts = split.rows;
     b.pieces = split.pieces;
     b.weight_parts = network_worth_parts(&b.net, b.T, b.B);
+    if (network_stays_alone(&b.net, b.T, b.B))
+        b.row_parts.parts = b.pieces = b.weight_parts = 1;
     memset(b.s.zeros, 0, (size_t)zeros_needed(&b.net) * b.net.size);
     interruption interruption;
     b.interruption = &interruption;

@@ -350,6 +350,8 @@ int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence
         (seq->trace && (!seq->trace->gates || !seq->trace->c || !seq->trace->h)))
         return CLSTM_ERROR_NULL;
     split_work(&f, !seq->lengths && !seq->order && !seq->part);
+    if (f.pieces == 1 && network_stays_alone(&f.net, f.T, f.B)) /* with pieces, each span sees for itself */
+        f.split.parts = 1;
     status = fit_workspace(&f, workspace, workspace_bytes);
     if (!status)
         status = seq->order && seq->trace && !tape ? CLSTM_ERROR_LENGTHS : network_check_order(seq->order, f.B);

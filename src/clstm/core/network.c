@@ -493,11 +493,16 @@ int network_check_order(const int64_t *order, idx B) {
     return CLSTM_OK;
 }
 
+/* Multiply-adds of a forward call. */
+static double work_of(const network *net, idx T, idx B) {
+    const double row = 4.0 * (double)net->H * (double)(net->I + net->P);
+    const double above = 4.0 * (double)net->H * (double)((net->D + 1) * net->P) * (double)(net->L - 1);
+    return (row + above) * (double)net->D * (double)T * (double)B;
+}
+
 idx network_worth_parts(const network *net, idx T, idx B) {
     /* a part of fewer multiply-adds is done before a worker has woken up (about 5 us) */
-    const double worth = 200e3, row = 4.0 * (double)net->H * (double)(net->I + net->P);
-    const double above = 4.0 * (double)net->H * (double)((net->D + 1) * net->P) * (double)(net->L - 1);
-    const double work = (row + above) * (double)net->D * (double)T * (double)B;
+    const double worth = 200e3, work = work_of(net, T, B);
     const int threads = clstm_get_num_threads();
     return work < worth ? 1 : work / worth < threads ? (idx)(work / worth) : threads;
 }
@@ -530,6 +535,11 @@ static int units_are_faster(const network *net, const work_split *s) {
     if (s->pieces == s->rows.parts)
         return s->pieces > 1 && s->rows.B < FEW_ROWS * s->rows.parts && bytes > L2_BYTES;
     return step / (double)s->pieces + meeting < step / (double)s->rows.parts;
+}
+
+int network_stays_alone(const network *net, idx T, idx B) {
+    const double soon = 1e9; /* multiply-adds of some ten milliseconds */
+    return work_of(net, T, B) < soon && !clstm_gets_help();
 }
 
 work_split network_split_work(const network *net, idx T, idx B, int may_split_units) {

@@ -233,6 +233,10 @@ typedef struct work_split {
     idx pieces;
 } work_split;
 
+/* Whether a call had better run whole on its caller's thread: all places are taken, and it will be over before it could
+ * gain much from one that becomes free. */
+int network_stays_alone(const network *net, idx T, idx B);
+
 work_split network_split_work(const network *net, idx T, idx B, int may_split_units);
 
 static inline idx row_split_start(const row_split *s, idx part) {

@@ -240,15 +240,18 @@ static void wait_for_helpers(job *job) {
     sync_release(&pool.lock);
 }
 
-/* A worker takes the place that a caller left, with the lock held. Not in a team, whose parts are short: a caller that
- * comes back for its next call needs the place sooner than the worker wakes up. See run_claimed. */
+/* A worker takes the place that a caller left, unless that will be back at once. Not in a team, whose parts are short:
+ * a caller that comes back for its next call needs the place sooner than the worker wakes up. See run_claimed. */
 static void fill_place(void) {
-    for (job *job = pool.open; job; job = job->link) {
-        if (!is_team(job) && wants_helper(job)) {
-            call_workers(1);
-            return;
-        }
-    }
+    if (expects || atomic_load(&pool.jobs) == 0)
+        return;
+    sync_acquire(&pool.lock);
+    job *job = pool.open;
+    while (job && (is_team(job) || !wants_helper(job)))
+        job = job->link;
+    if (job)
+        call_workers(1);
+    sync_release(&pool.lock);
 }
 
 static void close_job(job *job) {
@@ -263,8 +266,8 @@ static void close_job(job *job) {
     *link = job->link;
     atomic_fetch_sub(&pool.jobs, 1);
     atomic_fetch_sub(&pool.running, 1);
-    fill_place();
     sync_release(&pool.lock);
+    fill_place();
     wait_for_helpers(job);
 }
 
@@ -274,11 +277,7 @@ static void run_alone(void (*run)(void *context, int part), void *context) {
     atomic_fetch_add(&pool.running, 1);
     run(context, 0);
     atomic_fetch_sub(&pool.running, 1);
-    if (atomic_load(&pool.jobs) == 0)
-        return;
-    sync_acquire(&pool.lock);
     fill_place();
-    sync_release(&pool.lock);
 }
 
 /* Runs parts until none is left. A team's caller calls a worker when it sees a free place for several parts. */
@@ -314,6 +313,7 @@ void clstm_expect_work(void) {
 void clstm_expect_no_work(void) {
     expects = 0;
     atomic_fetch_sub(&pool.expecting, 1);
+    fill_place();
 }
 
 void clstm_parallel(int parts, void (*run)(void *context, int part), void *context) {
