@@ -133,3 +133,18 @@ def test_a_subclass_is_saved_and_loaded(tmp_path):
     loaded = clstm.Module.load(tmp_path / "model")
     assert type(loaded) is Annotated
     assert np.array_equal(loaded(np.ones((2, 3)))[0], module(np.ones((2, 3)))[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(7, 3), (7, 2, 3), (0, 2, 3)])
+def test_outputs_begin_with_a_cache_line(shape, dtype):
+    lstm = clstm.LSTM(3, 5, dtype=dtype, batch_first=True, seed=0)
+    outputs = [lstm(np.zeros(shape, dtype))[0] for _ in range(20)]
+    assert [y.ctypes.data % 64 for y in outputs] == [0] * 20
+    assert all(y.flags.writeable and y.flags.c_contiguous and y.shape == (*shape[:-1], 5) for y in outputs)
+
+
+def test_outputs_that_no_memory_could_hold_are_refused():
+    x = np.broadcast_to(np.float32(0), (1 << 40, 1 << 18, 1))
+    with pytest.raises(MemoryError, match="cannot allocate 18446744073709551616 bytes"):
+        clstm.LSTM(1, 16, seed=0)(x)

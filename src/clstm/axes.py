@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ._core import empty_aligned
 from .arguments import as_lengths, as_mask, as_pair, as_real_array
 from .layout import Layout
 
@@ -74,12 +75,12 @@ class Axes(NamedTuple):
     def empty_sequences(self, T: int, B: int, features: int) -> tuple[np.ndarray, np.ndarray]:
         """A new array as the caller sees it, and the same memory as (T, B, features)."""
         if not self.batched:
-            array = np.empty((T, features), self.dtype)
+            array = empty_aligned((T, features), self.dtype)
             return array, array[:, None]
         if self.batch_first:
-            array = np.empty((B, T, features), self.dtype)
+            array = empty_aligned((B, T, features), self.dtype)
             return array, array.swapaxes(0, 1)
-        array = np.empty((T, B, features), self.dtype)
+        array = empty_aligned((T, B, features), self.dtype)
         return array, array
 
     def empty_states(self, B: int) -> tuple[np.ndarray, np.ndarray]:
