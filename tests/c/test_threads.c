@@ -475,8 +475,6 @@ static void parts_flush_and_the_caller_keeps_its_mode(void) {
     CHECK(!flushes() && !rounds_up());
 }
 
-/* ---- processors ---- */
-
 /* ---- keeping off a processor ---- */
 
 static cpu_set_t allowed_now(void) { return whereabouts_now().allowed; }
