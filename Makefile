@@ -127,7 +127,8 @@ PREFIX := /usr/local
 LIB := $(BUILD)/lib
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 ABI := $(shell sed -n 's/^.define CLSTM_ABI_MAJOR //p' include/clstm.h)
-LIB_FLAGS := $(filter-out -g,$(C_FLAGS)) -O3 -falign-loops=32 -fPIC -fvisibility=hidden
+# -falign-loops and its parameter: see setup.py
+LIB_FLAGS := $(filter-out -g,$(C_FLAGS)) -O3 -falign-loops=64 --param=align-threshold=1000 -fPIC -fvisibility=hidden
 # dlclose must not take the code away from sleeping workers
 STAYS := -Wl,-z,nodelete
 

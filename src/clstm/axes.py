@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from ._core import empty_aligned
 from .arguments import as_lengths, as_mask, as_pair, as_real_array
-from .layout import Layout
+from .layout import IN_ORDER, Layout
 
 
 class Axes(NamedTuple):
@@ -67,7 +67,7 @@ class Axes(NamedTuple):
             array = as_mask(mask, (B, T) if swapped else (T, B) if self.batched else (T,))
             return Layout.of_mask(self.batched, array.T if swapped else array.reshape(T, B))
         if lengths is None:
-            return Layout(self.batched)
+            return IN_ORDER[self.batched]
         return Layout.of_lengths(self.batched, as_lengths(lengths, "x", T, B))
 
     # ---- to the caller ----

@@ -80,3 +80,6 @@ class Layout(NamedTuple):
         for direction in range(directions):
             part = slice(direction * n, (direction + 1) * n)
             y[..., part] = np.take_along_axis(found[..., part], self.holes.sources[direction][..., None], axis=0)
+
+
+IN_ORDER = Layout(batched=False), Layout(batched=True)  # all steps of all rows, as the caller has them

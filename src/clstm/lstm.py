@@ -214,11 +214,6 @@ class LSTM(Module):
     def _variant(self) -> Variant:
         return Variant(*(getattr(self, name) for name in Variant._fields))
 
-    @property
-    def _features(self) -> int:
-        """Features of h."""
-        return self.proj_size or self.hidden_size
-
     def _allocate(self) -> None:
         """Make zero parameters. From here on the configuration is fixed."""
         D, H = 1 + self.bidirectional, self.hidden_size
@@ -241,6 +236,8 @@ class LSTM(Module):
         )
         self._shapes = dict(LSTM.parameter_shapes(**LSTM.config(self)))
         self._is_random = self.dropout > 0 or self._variant.is_random
+        self._features = self.proj_size or H  # of h
+        self._axes = self._make_axes()
         self._index = {name: i for i, name in enumerate(self._shapes)}
 
     # ---- parameters ----
@@ -397,14 +394,18 @@ class LSTM(Module):
             raise AttributeError(f"{name} is fixed when the {type(self).__name__} is made")
         elif index and name.startswith(("weight_", "bias_", "h_0_", "c_0_")):
             raise AttributeError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(index)}")
+        elif name == "batch_first":
+            super().__setattr__(name, as_flag(name, value))
+            if index:
+                self._axes = self._make_axes()
         else:
-            super().__setattr__(name, as_flag(name, value) if name == "batch_first" else value)
+            super().__setattr__(name, value)
 
     def __dir__(self) -> Iterable[str]:
         return [*super().__dir__(), *self._index]
 
     def __getstate__(self) -> dict[str, Any]:
-        made = {"_weights", "_shapes", "_index", "_is_random"}
+        made = {"_weights", "_shapes", "_index", "_is_random", "_features", "_axes"}
         attributes = {name: value for name, value in self.__dict__.items() if name not in made}
         return {"attributes": attributes, "state_dict": self.state_dict()}
 
@@ -525,7 +526,7 @@ class LSTM(Module):
         if not isinstance(tape, (Tape, CheckpointTape)) or not tape.is_of(self._weights):
             raise ValueError(f"tape is {tape!r:.80}, but one that this layer's forward returned is expected")
         layout: Layout = tape.meta
-        axes, T, B, D = self._axes(layout.batched), tape.T, tape.B, 1 + self.bidirectional
+        axes, T, B, D = self._axes[layout.batched], tape.T, tape.B, 1 + self.bidirectional
         if dy is not None:
             dy = axes.take_sequences("dy", dy, D * self._features)
             if dy.shape[:2] != (T, B):
@@ -586,7 +587,7 @@ class LSTM(Module):
         True
         """
         x = as_real_array("x", x, self.dtype)
-        axes = self._axes(batched=x.ndim != 2)
+        axes = self._axes[x.ndim != 2]
         x = axes.take_sequences("x", x, self.input_size)
         T, B = x.shape[:2]
         h_0, c_0 = axes.take_states(("h_0", "c_0"), "state", state, B)
@@ -640,10 +641,11 @@ class LSTM(Module):
         ]
         return Stream(self._weights, as_size("batch_size", batch_size), self.config(), initial)
 
-    def _axes(self, batched: bool) -> Axes:
-        """Those of a call of many sequences, or of one."""
-        features = self._features, self.hidden_size
-        return Axes(self.dtype, self.batch_first, batched, self.num_layers * (1 + self.bidirectional), features)
+    def _make_axes(self) -> tuple[Axes, Axes]:
+        """Those of a call of one sequence, and of many."""
+        count, features = self.num_layers * (1 + self.bidirectional), (self._features, self.hidden_size)
+        one, many = (Axes(self.dtype, self.batch_first, batched, count, features) for batched in (False, True))
+        return one, many
 
     def _run(
         self, x: Any, state: Any, lengths: Any, mask: Any, training: bool, checkpoint: bool | int = False
@@ -658,7 +660,7 @@ class LSTM(Module):
             y, state, tape = self._run(padded, state, lengths, None, training, checkpoint)
             return pack_like(y, x, self.batch_first), state, tape
         x = as_real_array("x", x, self.dtype)
-        axes = self._axes(batched=x.ndim != 2)
+        axes = self._axes[x.ndim != 2]
         x = axes.take_sequences("x", x, self.input_size)
         T, B = x.shape[:2]
         h_0, c_0 = axes.take_states(("h_0", "c_0"), "state", state, B)

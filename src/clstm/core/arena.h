@@ -16,11 +16,12 @@ enum { ARENA_ALIGN = 64 };
 
 /* The next array of a * b * c elements of `size` bytes, aligned to 64; NULL while measuring. */
 static inline void *arena_take(arena *m, size_t size, ptrdiff_t a, ptrdiff_t b, ptrdiff_t c) {
-    const size_t limit = (size_t)PTRDIFF_MAX - 4 * ARENA_ALIGN;
+    const size_t limit = (size_t)PTRDIFF_MAX - 4 * ARENA_ALIGN, half = (size_t)1 << 4 * sizeof(size_t);
     const size_t factors[3] = {(size_t)a, (size_t)b, (size_t)c};
     size_t bytes = size;
     for (int i = 0; i < 3; i++) {
-        if (factors[i] && bytes > limit / factors[i]) {
+        /* two that fit half a size_t have a product: no division, of which a short call would make a hundred */
+        if ((bytes | factors[i]) >= half && factors[i] && bytes > limit / factors[i]) {
             m->overflow = 1;
             return NULL;
         }
