@@ -16,7 +16,7 @@ from setuptools.command.build_ext import build_ext
 # the promise about bits. Python's own flags have -fwrapv, with which gcc 12 spills in the tiles' loops.
 UNIX_FLAGS = ["-O3", "-g0", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-wrapv"]
 UNIX_FLAGS += ["-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
-# Loops begin with a cache line, also those that gcc takes for rare: the tiles' (other compilers have no such parameter).
+# Loops begin with a cache line, also the tiles', which gcc takes for rare (other compilers lack the parameter).
 UNIX_FLAGS += ["-falign-loops=64", "--param=align-threshold=1000"]
 MSVC_FLAGS = ["/O2", "/std:c11", "/experimental:c11atomics", "/fp:precise"]
 

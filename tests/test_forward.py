@@ -50,18 +50,19 @@ ROUND = np.float32(float.fromhex("0x1.8p23"))  # added to a small number, leaves
 LN2_HI, LN2_LO = (np.float32(float.fromhex(x)) for x in ("0x1.62e43p-1", "-0x1.05c61p-29"))
 
 
-def p_coth_p(r, unit, scale):
-    """scale * p * coth(p) with p = unit * r."""
+def add_coth(first, r, unit, scale):
+    """first + scale * (p coth(p) - 1) with p = unit * r."""
     u, q, scale = np.float32(unit * unit), r * r, np.float32(scale)
     c = fma(np.float32(-0.0221213155) * (u * u) * scale, q, np.float32(0.333332262) * u * scale)
-    return fma(c, q, scale)
+    return fma(c, q, first)
 
 
 def sigmoid_fraction(x):
     z = np.clip(x, np.float32(-89), np.float32(88))
     n = fma(z, -np.log2(np.e), ROUND) - ROUND
-    r = fma(n, LN2_LO, fma(n, LN2_HI, z))
-    a = fma(r, 1.6875 / 2, p_coth_p(r, 0.5, 1.6875))
+    rough = fma(n, LN2_HI, z)
+    r = fma(n, LN2_LO, rough)
+    a = add_coth(fma(r, 1.6875 / 2, 1.6875), rough, 0.5, 1.6875)
     return a, fma(np.exp2(n), fma(r, -1.6875, a), a)
 
 
@@ -69,7 +70,7 @@ def tanh_fraction(x):
     z = np.minimum(np.abs(x), np.float32(10))
     n = fma(z, np.float32(2.7), ROUND) - ROUND
     p, s = fma(n, -LN2_HI / 2, z), np.exp2(n)
-    h = fma(p, -0.5, p_coth_p(p, 1, 0.5))
+    h = fma(p, -0.5, add_coth(0.5, p, 1, 0.5))
     m = fma(s - 1, h, s * p)
     return np.copysign(m, x), fma(h, 2, m)
 
