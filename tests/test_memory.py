@@ -148,3 +148,38 @@ def test_outputs_that_no_memory_could_hold_are_refused():
     x = np.broadcast_to(np.float32(0), (1 << 40, 1 << 18, 1))
     with pytest.raises(MemoryError, match="cannot allocate 18446744073709551616 bytes"):
         clstm.LSTM(1, 16, seed=0)(x)
+
+
+def test_large_outputs_are_nobody_elses():
+    lstm = clstm.LSTM(1, 64, seed=0)
+    x = np.zeros((2200, 64, 1), np.float32)  # y: 36 MB
+    first, second = lstm(x)[0], lstm(x + 1)[0]
+    kept, view = first.copy(), first[5:, 3]
+    addresses = {first.ctypes.data, second.ctypes.data}
+    del first
+    third = lstm(x + 2)[0]
+    assert len(addresses | {third.ctypes.data}) == 3, "the second array and a view of the first are held"
+    assert np.array_equal(view, kept[5:, 3])
+    del view, second
+    assert np.array_equal(lstm(x)[0], kept)
+
+
+@pytest.mark.parametrize(("megabytes", "taken_back"), [(40, True), (70, False)])
+def test_a_layer_takes_large_arrays_back_unless_they_are_very_large(megabytes, taken_back):
+    weights = clstm.LSTM(1, 2)._weights
+    shape = (megabytes << 18,)
+    weights.empty(shape)[...] = 7
+    again = weights.empty(shape)
+    assert (again[1 << 20] == 7) == taken_back, "new memory of the system holds zeros"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the size of the process from /proc")
+def test_a_dropped_layer_keeps_no_large_outputs():
+    def use():
+        lstm = clstm.LSTM(1, 64, seed=0)
+        return [lstm(np.zeros((2200, 64, 1), np.float32))[0].sum() for _ in range(2)]
+
+    use()
+    before = resident_bytes()
+    use()
+    assert resident_bytes() - before < 20e6

@@ -6,7 +6,9 @@ from cpython.pyport cimport PY_SSIZE_T_MAX
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy
 
-import numpy as np
+cdef enum:
+    LARGEST_KEPT = 64 << 20  # bytes of a workspace or a sequence that is kept for the next call
+    LEAST_GIVEN_BACK = 32 << 20  # blocks of so many bytes malloc always gives back to the system
 
 
 @cython.final
@@ -21,28 +23,10 @@ cdef class Block:
     def __cinit__(self, size_t size):
         if size > <size_t> PY_SSIZE_T_MAX - 64:
             raise MemoryError(f"cannot allocate {size} bytes")
-        self.memory = np.empty(size + 64, np.uint8)
+        cdef cnp.npy_intp with_gap = size + 64
+        self.memory = cnp.PyArray_SimpleNew(1, &with_gap, cnp.NPY_UINT8)
         self.data = <char *> ((<uintptr_t> cnp.PyArray_DATA(self.memory) + 63) & ~<uintptr_t> 63)
         self.size = size
-
-
-def empty_aligned(tuple shape, cnp.dtype dtype):
-    """A new array (up to three axes) as of np.empty, aligned to 64 bytes: vectors of it lie in one cache line each."""
-    cdef cnp.npy_intp dims[3], size
-    cdef int axis, axes = len(shape)
-    bytes_needed = dtype.itemsize
-    for axis in range(axes):
-        dims[axis] = shape[axis]
-        bytes_needed *= shape[axis]
-    if bytes_needed > PY_SSIZE_T_MAX - 64:
-        raise MemoryError(f"cannot allocate {bytes_needed} bytes")
-    size = bytes_needed + 64
-    cdef cnp.ndarray memory = cnp.PyArray_SimpleNew(1, &size, cnp.NPY_UINT8)
-    cdef char *start = <char *> cnp.PyArray_DATA(memory)
-    start += -<uintptr_t> start & 63
-    cdef cnp.ndarray array = cnp.PyArray_SimpleNewFromData(axes, dims, dtype.type_num, start)
-    cnp.set_array_base(array, memory)
-    return array
 
 
 cdef Block borrow_block(cnp.ndarray memory):
@@ -94,6 +78,24 @@ cdef class Loan:
     def __dealloc__(self):
         if self.block is not None:
             self.spares.give(self.block)
+
+
+cdef Loan lend(Spares spares, size_t size):
+    cdef Loan loan = Loan.__new__(Loan)
+    loan.spares = spares
+    loan.block = spares.take(size)
+    return loan
+
+
+cdef cnp.ndarray array_at(char *data, tuple shape, int type_num, object owner):
+    """An array (up to three axes) whose memory is its owner's."""
+    cdef cnp.npy_intp dims[3]
+    cdef int axis, axes = len(shape)
+    for axis in range(axes):
+        dims[axis] = shape[axis]
+    cdef cnp.ndarray array = cnp.PyArray_SimpleNewFromData(axes, dims, type_num, data)
+    cnp.set_array_base(array, owner)
+    return array
 
 
 cdef inline size_t aligned(size_t size) noexcept:

@@ -8,10 +8,6 @@ from libc.string cimport memset
 from clstm cimport *
 
 
-cdef enum:
-    LARGEST_WORKSPACE = 64 << 20  # bytes of one that is kept for the next call
-
-
 @cython.final
 @cython.no_gc_clear  # giving the block back needs the weights to the last
 cdef class Tape:
@@ -99,7 +95,7 @@ cdef inline int64_t stride_of(cnp.ndarray array, int axis) noexcept:
 
 cdef int finish(Weights weights, Block workspace, SignalWatch watch, int status) except -1:
     """After a call: keep its workspace for the next one, and turn its status into an exception."""
-    if workspace.size <= LARGEST_WORKSPACE:
+    if workspace.size <= LARGEST_KEPT:
         weights.spare_workspaces.give(workspace)
     if status == CLSTM_ERROR_INTERRUPTED:
         raise watch.error or RuntimeError("a signal handler forked during the call, which ends in the parent only")

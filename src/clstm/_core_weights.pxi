@@ -70,7 +70,7 @@ cdef class Weights:
     cdef list shapes, blocks  # of the parameters, in the order of PyTorch's state_dict
     cdef int64_t views, version
     cdef Pack pack
-    cdef Spares spare_tapes, spare_workspaces, spare_gradients
+    cdef Spares spare_tapes, spare_workspaces, spare_gradients, spare_sequences
 
     def __init__(self, *, int64_t input_size, int64_t hidden_size, int64_t num_layers, bint double_precision,
                  bint bias, bint bidirectional, double dropout, dict variant):
@@ -92,6 +92,7 @@ cdef class Weights:
         self.spare_tapes = Spares()
         self.spare_workspaces = Spares()
         self.spare_gradients = Spares()
+        self.spare_sequences = Spares()
         self.shapes = []
         self.blocks = []
         for i in range(clstm_num_params(&self.spec)):
@@ -144,25 +145,36 @@ cdef class Weights:
     def gradients(self):
         """New arrays like the parameters, in memory that the layer takes back when the last of them is gone: new memory
         would cost more than to write a small network's gradients."""
-        cdef Loan loan = Loan.__new__(Loan)
         cdef size_t size = 0
-        cdef cnp.npy_intp dims[2]
         cdef Block block
-        loan.spares = self.spare_gradients
         for block in self.blocks:
             size += aligned(block.size)
-        loan.block = loan.spares.take(size)
+        cdef Loan loan = lend(self.spare_gradients, size)
         size = 0
         arrays = []
         for shape, block in zip(self.shapes, self.blocks):
-            dims[0] = shape[0]
-            dims[1] = shape[1] if len(shape) == 2 else 1
-            array = cnp.PyArray_SimpleNewFromData(len(shape), dims, cnp.NPY_FLOAT if self.itemsize == 4 else
-                                                  cnp.NPY_DOUBLE, loan.block.data + size)
-            cnp.set_array_base(array, loan)
-            arrays.append(array)
+            arrays.append(array_at(loan.block.data + size, shape, self.type_num(), loan))
             size += aligned(block.size)
         return arrays
+
+    def empty(self, tuple shape):
+        """A new array (up to three axes) as of np.empty, aligned to 64 bytes: vectors of it lie in one cache line each.
+        The layer takes the memory of a large one back, which malloc would give to the system, to be zeroed again."""
+        cdef Block block
+        cdef Loan loan
+        size = self.itemsize
+        for n in shape:
+            size *= n
+        if size > PY_SSIZE_T_MAX - 64:
+            raise MemoryError(f"cannot allocate {size} bytes")
+        if LEAST_GIVEN_BACK <= size <= LARGEST_KEPT:
+            loan = lend(self.spare_sequences, size)
+            return array_at(loan.block.data, shape, self.type_num(), loan)
+        block = Block(size)
+        return array_at(block.data, shape, self.type_num(), block)
+
+    cdef inline int type_num(self) noexcept:
+        return cnp.NPY_FLOAT if self.itemsize == 4 else cnp.NPY_DOUBLE
 
     def copy(self, Py_ssize_t index):
         """A copy of parameter number `index`; packs stay valid."""
