@@ -128,7 +128,8 @@ LIB := $(BUILD)/lib
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 ABI := $(shell sed -n 's/^.define CLSTM_ABI_MAJOR //p' include/clstm.h)
 # -falign-loops and its parameter: see setup.py
-LIB_FLAGS := $(filter-out -g,$(C_FLAGS)) -O3 -falign-loops=64 --param=align-threshold=1000 -fPIC -fvisibility=hidden
+LIB_FLAGS := $(filter-out -g,$(C_FLAGS)) -O3 -falign-loops=64 --param=align-threshold=1000 \
+    -Wno-unused-command-line-argument -fPIC -fvisibility=hidden
 # dlclose must not take the code away from sleeping workers
 STAYS := -Wl,-z,nodelete
 

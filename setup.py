@@ -17,7 +17,7 @@ from setuptools.command.build_ext import build_ext
 UNIX_FLAGS = ["-O3", "-g0", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-wrapv"]
 UNIX_FLAGS += ["-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
 # Loops begin with a cache line, also the tiles', which gcc takes for rare (other compilers lack the parameter).
-UNIX_FLAGS += ["-falign-loops=64", "--param=align-threshold=1000"]
+UNIX_FLAGS += ["-falign-loops=64", "--param=align-threshold=1000", "-Wno-unused-command-line-argument"]
 MSVC_FLAGS = ["/O2", "/std:c11", "/experimental:c11atomics", "/fp:precise"]
 
 

@@ -70,7 +70,7 @@ cdef class Weights:
     cdef list shapes, blocks  # of the parameters, in the order of PyTorch's state_dict
     cdef int64_t views, version
     cdef Pack pack
-    cdef Spares spare_tapes, spare_workspaces, spare_gradients, spare_sequences
+    cdef Spares spare_tapes, spare_workspaces, spare_gradients
 
     def __init__(self, *, int64_t input_size, int64_t hidden_size, int64_t num_layers, bint double_precision,
                  bint bias, bint bidirectional, double dropout, dict variant):
@@ -92,7 +92,6 @@ cdef class Weights:
         self.spare_tapes = Spares()
         self.spare_workspaces = Spares()
         self.spare_gradients = Spares()
-        self.spare_sequences = Spares()
         self.shapes = []
         self.blocks = []
         for i in range(clstm_num_params(&self.spec)):
@@ -118,6 +117,9 @@ cdef class Weights:
         v.zoneout_h = options["zoneout_h"]
         v.layer_norm_eps = options["layer_norm_eps"]
         return 0
+
+    def __dealloc__(self):
+        spare_sequences.clear()
 
     cdef int add_parameter(self, tuple shape) except -1:
         cdef Block block = Block(shape[0] * (shape[1] if len(shape) == 2 else 1) * self.itemsize)
@@ -156,22 +158,6 @@ cdef class Weights:
             arrays.append(array_at(loan.block.data + size, shape, self.type_num(), loan))
             size += aligned(block.size)
         return arrays
-
-    def empty(self, tuple shape):
-        """A new array (up to three axes) as of np.empty, aligned to 64 bytes: vectors of it lie in one cache line each.
-        The layer takes the memory of a large one back, which malloc would give to the system, to be zeroed again."""
-        cdef Block block
-        cdef Loan loan
-        size = self.itemsize
-        for n in shape:
-            size *= n
-        if size > PY_SSIZE_T_MAX - 64:
-            raise MemoryError(f"cannot allocate {size} bytes")
-        if LEAST_GIVEN_BACK <= size <= LARGEST_KEPT:
-            loan = lend(self.spare_sequences, size)
-            return array_at(loan.block.data, shape, self.type_num(), loan)
-        block = Block(size)
-        return array_at(block.data, shape, self.type_num(), block)
 
     cdef inline int type_num(self) noexcept:
         return cnp.NPY_FLOAT if self.itemsize == 4 else cnp.NPY_DOUBLE

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._core import Weights
+from ._core import empty_aligned
 from .arguments import as_lengths, as_mask, as_pair, as_real_array
 from .layout import IN_ORDER, Layout
 
@@ -20,7 +20,6 @@ class Axes(NamedTuple):
     batched: bool  # else a single sequence (T, n) and states (L*D, n)
     num_states: int  # L*D
     features: tuple[int, int]  # n of h and c: P and H
-    weights: Weights  # whose layer makes large arrays
 
     # ---- from the caller ----
 
@@ -76,12 +75,12 @@ class Axes(NamedTuple):
     def empty_sequences(self, T: int, B: int, features: int) -> tuple[np.ndarray, np.ndarray]:
         """A new array as the caller sees it, and the same memory as (T, B, features)."""
         if not self.batched:
-            array = self.weights.empty((T, features))
+            array = empty_aligned((T, features), self.dtype)
             return array, array[:, None]
         if self.batch_first:
-            array = self.weights.empty((B, T, features))
+            array = empty_aligned((B, T, features), self.dtype)
             return array, array.swapaxes(0, 1)
-        array = self.weights.empty((T, B, features))
+        array = empty_aligned((T, B, features), self.dtype)
         return array, array
 
     def empty_states(self, B: int) -> tuple[np.ndarray, np.ndarray]:

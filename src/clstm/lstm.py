@@ -644,9 +644,7 @@ class LSTM(Module):
     def _make_axes(self) -> tuple[Axes, Axes]:
         """Those of a call of one sequence, and of many."""
         count, features = self.num_layers * (1 + self.bidirectional), (self._features, self.hidden_size)
-        one, many = (
-            Axes(self.dtype, self.batch_first, batched, count, features, self._weights) for batched in (False, True)
-        )
+        one, many = (Axes(self.dtype, self.batch_first, batched, count, features) for batched in (False, True))
         return one, many
 
     def _run(
