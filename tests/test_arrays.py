@@ -417,3 +417,14 @@ def test_warnings_and_floating_point_flags_are_left_alone(kernel):
         batch.x[1] = 1e38
         outputs(lstm, batch)
         assert (np.ones(3, np.float32) + 1).tolist() == [2, 2, 2]
+
+
+def test_batch_first_may_be_set_later():
+    lstm = clstm.LSTM(3, 4, seed=0)
+    x = np.random.default_rng(0).standard_normal((5, 2, 3)).astype(np.float32)
+    y = lstm(x)[0]
+    lstm.batch_first = True
+    assert np.array_equal(lstm(x.swapaxes(0, 1))[0], y.swapaxes(0, 1))
+    with pytest.raises(TypeError, match="batch_first is 1, but True or False is expected"):
+        lstm.batch_first = 1
+    assert lstm(x.swapaxes(0, 1))[0].shape == (2, 5, 4)
