@@ -6,6 +6,8 @@ from cpython.pyport cimport PY_SSIZE_T_MAX
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy
 
+from clstm import large_pages
+
 cdef enum:
     LARGEST_KEPT = 64 << 20  # bytes of a workspace or a sequence that is kept for the next call
     LEAST_GIVEN_BACK = 32 << 20  # blocks of so many bytes malloc always gives back to the system
@@ -29,19 +31,30 @@ cdef class Block:
         self.size = size
 
 
-cdef Block borrow_block(cnp.ndarray memory):
-    """The bytes of an array as a block; a copy of them if they are not aligned."""
-    cdef size_t size = memory.nbytes
-    cdef Block block
-    if <uintptr_t> cnp.PyArray_DATA(memory) & 63:
-        block = Block(size)
-        memcpy(block.data, cnp.PyArray_DATA(memory), size)
-        return block
-    block = Block(0)
+cdef Block block_of(cnp.ndarray memory):
+    """The bytes of an array that is aligned to 64 bytes."""
+    cdef Block block = Block(0)
     block.memory = memory
     block.data = <char *> cnp.PyArray_DATA(memory)
-    block.size = size
+    block.size = memory.nbytes
     return block
+
+
+cdef Block borrow_block(cnp.ndarray memory):
+    """The bytes of an array as a block; a copy of them if they are not aligned."""
+    cdef Block block
+    if <uintptr_t> cnp.PyArray_DATA(memory) & 63:
+        block = Block(memory.nbytes)
+        memcpy(block.data, cnp.PyArray_DATA(memory), block.size)
+        return block
+    return block_of(memory)
+
+
+cdef Block lasting_block(size_t size):
+    """A block that will be used many times: in large pages if it fills one."""
+    if large_pages.AVAILABLE and large_pages.LARGE_PAGE <= size < <size_t> PY_SSIZE_T_MAX - large_pages.LARGE_PAGE:
+        return block_of(large_pages.allocate(size))
+    return Block(size)
 
 
 @cython.final
@@ -56,7 +69,7 @@ cdef class Spares:
         cdef Block block
         with cython.critical_section(self):
             block, self.last, self.before = self.last, self.before, None
-        return block if block is not None and size <= block.size <= 4 * size + (1 << 16) else Block(size)
+        return block if block is not None and size <= block.size <= 4 * size + (1 << 16) else lasting_block(size)
 
     cdef void give(self, Block block) noexcept:
         with cython.critical_section(self):

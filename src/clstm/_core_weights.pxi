@@ -53,7 +53,8 @@ cdef class Parameter:
 cdef class Pack:
     """The weights as kernels read them, at one moment."""
 
-    cdef Block block
+    cdef Loan loan
+    cdef Block block  # the loan's
     cdef bint training
     cdef int64_t version  # of the weights; -1: made while views lived, good for one call
 
@@ -70,7 +71,7 @@ cdef class Weights:
     cdef list shapes, blocks  # of the parameters, in the order of PyTorch's state_dict
     cdef int64_t views, version
     cdef Pack pack
-    cdef Spares spare_tapes, spare_workspaces, spare_gradients
+    cdef Spares spare_packs, spare_tapes, spare_workspaces, spare_gradients
 
     def __init__(self, *, int64_t input_size, int64_t hidden_size, int64_t num_layers, bint double_precision,
                  bint bias, bint bidirectional, double dropout, dict variant):
@@ -89,6 +90,7 @@ cdef class Weights:
         self.plain = not variant
         self.features = self.spec.variant.proj_size or hidden_size
         self.itemsize = 8 if double_precision else 4
+        self.spare_packs = Spares()
         self.spare_tapes = Spares()
         self.spare_workspaces = Spares()
         self.spare_gradients = Spares()
@@ -189,6 +191,9 @@ cdef class Weights:
             pack = self.pack
         if pack is not None and self.is_current(pack) and (pack.training or not training):
             return pack
+        pack = None
+        with cython.critical_section(self):
+            self.pack = None  # unless somebody has it, its memory is that of the next one
         pack = self.make_pack(training)
         if pack.version >= 0:
             with cython.critical_section(self):
@@ -213,7 +218,8 @@ cdef class Weights:
             pack.version = self.version if self.views == 0 else -1
         pack.training = training
         check(clstm_pack_size(&self.spec, training, &size))
-        pack.block = Block(size)
+        pack.loan = lend(self.spare_packs, size)
+        pack.block = pack.loan.block
         data = pack.block.data
         with nogil:
             status = clstm_pack(&self.spec, training, params, data)
