@@ -7,6 +7,7 @@
 #include "variants.h"
 
 enum { TILES_AT_ONCE = 12 };
+enum { FAR_BYTES = 1 << 20 }; /* a larger dW has left the L2 cache when the next chunk comes to it */
 
 /* Rows of the chunk. */
 static idx chunk_size(const backward_pass *d) { return d->b->s.offset[d->s1 - d->s0]; }
@@ -48,7 +49,8 @@ static void add_weight_product(const backward_pass *d, const tiles *dz, const vo
                              .init = d->s0 || d->b->grads->accumulate ? to : NULL,
                              .init_row = n,
                              .C = to,
-                             .c_row = n};
+                             .c_row = n,
+                             .c_is_far = (size_t)(net->GH * n) * net->size > FAR_BYTES};
         net->k->gemm(&g);
     }
 }

@@ -29,6 +29,7 @@ typedef struct gemm_args {
     idx init_group, init_row;
     void *C; /* may be init */
     idx c_group, c_row;
+    int c_is_far; /* C comes from beyond the L2 cache: with tiles of A, each asks for that of the next one */
 } gemm_args;
 
 /* Whether a block of vl hidden units needs only half of its lanes. Only the last block of H can. */
