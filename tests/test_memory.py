@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import clstm
-from clstm import _core
+from clstm import _core, large_pages
 
 
 class Holder:
@@ -182,3 +182,64 @@ def test_large_outputs_that_are_kept_go_with_the_layer():
     kept = resident_bytes()
     del lstm
     assert kept - resident_bytes() > 30e6
+
+
+def large_page_bytes():
+    """Bytes of memory that the process has asked for large pages in."""
+    total = size = 0
+    with open("/proc/self/smaps") as smaps:
+        for line in smaps:
+            name, *rest = line.split()
+            if name == "Size:":
+                size = 1024 * int(rest[0])
+            elif name == "VmFlags:" and "hg" in rest:
+                total += size
+    return total
+
+
+has_large_pages = pytest.mark.skipif(
+    not os.path.exists("/sys/kernel/mm/transparent_hugepage"), reason="a system without transparent huge pages"
+)
+
+
+@has_large_pages
+def test_packs_lie_in_large_pages():
+    lstm = clstm.LSTM(300, 300, seed=0)  # packed weights of 2.9 MB, for less than which numpy asks for small pages
+    before = large_page_bytes()
+    lstm(np.zeros((2, 300), np.float32))
+    assert large_page_bytes() - before == 2 << 20
+
+
+@has_large_pages
+def test_the_next_pack_takes_the_place_of_one_that_nobody_has():
+    lstm = clstm.LSTM(300, 300, seed=0)
+    x = np.ones((2, 300), np.float32)
+    lstm(x)
+    before = large_page_bytes()
+    for _ in range(5):
+        lstm.bias_ih_l0 += 1
+        lstm(x)
+        gc.collect()
+    assert large_page_bytes() == before
+
+
+def test_a_pack_that_a_tape_has_stays_as_it_is():
+    lstm = clstm.LSTM(300, 300, seed=0)
+    x = np.ones((2, 300), np.float32)
+    y, _, tape = lstm.forward(x)
+    expected = lstm.backward(tape, y)[0]
+    y, _, tape = lstm.forward(x)
+    for _ in range(3):
+        lstm.load_state_dict({name: array + 1 for name, array in lstm.state_dict().items()})
+        lstm.forward(x)
+    assert np.array_equal(lstm.backward(tape, y)[0], expected)
+
+
+@pytest.mark.skipif(not large_pages.AVAILABLE, reason="a system without transparent huge pages")
+def test_memory_in_large_pages():
+    memory = large_pages.allocate((5 << 20) + 3)
+    assert memory.shape == ((5 << 20) + 3,) and memory.dtype == np.uint8
+    assert memory.ctypes.data % (2 << 20) == 0
+    memory[...] = 1
+    with pytest.raises(MemoryError, match="cannot allocate 4611686018427387904 bytes"):
+        large_pages.allocate(1 << 62)
