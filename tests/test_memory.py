@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -198,13 +199,14 @@ def large_page_bytes():
 
 
 has_large_pages = pytest.mark.skipif(
-    not os.path.exists("/sys/kernel/mm/transparent_hugepage"), reason="a system without transparent huge pages"
+    not (large_pages.AVAILABLE and os.path.exists("/sys/kernel/mm/transparent_hugepage")),
+    reason="a system without transparent huge pages",
 )
 
 
 @has_large_pages
 def test_packs_lie_in_large_pages():
-    lstm = clstm.LSTM(300, 300, seed=0)  # packed weights of 2.9 MB, for less than which numpy asks for small pages
+    lstm = clstm.LSTM(300, 300, seed=0)  # packed weights of 2.9 MB: numpy asks for large pages from 4 MiB on
     before = large_page_bytes()
     lstm(np.zeros((2, 300), np.float32))
     assert large_page_bytes() - before == 2 << 20
@@ -243,3 +245,22 @@ def test_memory_in_large_pages():
     memory[...] = 1
     with pytest.raises(MemoryError, match="cannot allocate 4611686018427387904 bytes"):
         large_pages.allocate(1 << 62)
+
+
+def test_no_two_threads_are_lent_the_same_memory():
+    lstm = clstm.LSTM(300, 300, seed=0)  # gradients of 2.9 MB, whose memory is given back to the system
+    y, _, tape = lstm.forward(np.ones((2, 300), np.float32))
+    expected = lstm.backward(tape, y)[-1]
+    wrong = []
+
+    def work():
+        for _ in range(100):
+            held = [lstm.backward(tape, y)[-1] for _ in range(3)]
+            wrong.extend(name for grads in held for name in grads if not np.array_equal(grads[name], expected[name]))
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

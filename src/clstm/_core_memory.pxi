@@ -16,7 +16,7 @@ cdef enum:
 @cython.final
 @cython.no_gc
 cdef class Block:
-    """Memory aligned to 64 bytes. It is numpy's, which asks for huge pages where many are needed."""
+    """Memory aligned to 64 bytes: numpy's, or in large pages (`large_block`)."""
 
     cdef cnp.ndarray memory
     cdef char *data
@@ -50,8 +50,8 @@ cdef Block borrow_block(cnp.ndarray memory):
     return block_of(memory)
 
 
-cdef Block lasting_block(size_t size):
-    """A block that will be used many times: in large pages if it fills one."""
+cdef Block large_block(size_t size):
+    """A block in large pages if it fills one."""
     if large_pages.AVAILABLE and large_pages.LARGE_PAGE <= size < <size_t> PY_SSIZE_T_MAX - large_pages.LARGE_PAGE:
         return block_of(large_pages.allocate(size))
     return Block(size)
@@ -60,24 +60,36 @@ cdef Block lasting_block(size_t size):
 @cython.final
 @cython.no_gc
 cdef class Spares:
-    """Two blocks kept for the next calls. To keep one allocates nothing, and so cannot fail."""
+    """Two blocks kept for the next calls. To keep one allocates nothing, and so cannot fail.
+
+    With large pages a block that is not kept goes back to the system, which costs more than malloc's memory where more
+    than two live at once. To free it lets other threads run, so that it happens after the exchange.
+    """
 
     cdef Block last, before
+    cdef bint in_large_pages
+
+    def __cinit__(self, bint in_large_pages=False):
+        self.in_large_pages = in_large_pages
 
     cdef Block take(self, size_t size):
         """A block of at least `size` bytes: a spare one if it fits and is not far too large."""
         cdef Block block
         with cython.critical_section(self):
             block, self.last, self.before = self.last, self.before, None
-        return block if block is not None and size <= block.size <= 4 * size + (1 << 16) else lasting_block(size)
+        if block is not None and size <= block.size <= 4 * size + (1 << 16):
+            return block
+        return large_block(size) if self.in_large_pages else Block(size)
 
     cdef void give(self, Block block) noexcept:
+        cdef Block gone
         with cython.critical_section(self):
-            self.before, self.last = self.last, block
+            gone, self.before, self.last = self.before, self.last, block
 
     cdef void clear(self) noexcept:
+        cdef Block last, before
         with cython.critical_section(self):
-            self.before = self.last = None
+            last, before, self.last, self.before = self.last, self.before, None, None
 
 
 @cython.final

@@ -54,7 +54,7 @@ cdef class Pack:
     """The weights as kernels read them, at one moment."""
 
     cdef Loan loan
-    cdef Block block  # the loan's
+    cdef Block block  # loan.block
     cdef bint training
     cdef int64_t version  # of the weights; -1: made while views lived, good for one call
 
@@ -90,10 +90,10 @@ cdef class Weights:
         self.plain = not variant
         self.features = self.spec.variant.proj_size or hidden_size
         self.itemsize = 8 if double_precision else 4
-        self.spare_packs = Spares()
+        self.spare_packs = Spares(in_large_pages=True)
         self.spare_tapes = Spares()
-        self.spare_workspaces = Spares()
-        self.spare_gradients = Spares()
+        self.spare_workspaces = Spares(in_large_pages=True)
+        self.spare_gradients = Spares(in_large_pages=True)
         self.shapes = []
         self.blocks = []
         for i in range(clstm_num_params(&self.spec)):
@@ -193,7 +193,7 @@ cdef class Weights:
             return pack
         pack = None
         with cython.critical_section(self):
-            self.pack = None  # unless somebody has it, its memory is that of the next one
+            self.pack = None  # frees its memory for the next one, unless a tape or a stream still has it
         pack = self.make_pack(training)
         if pack.version >= 0:
             with cython.critical_section(self):

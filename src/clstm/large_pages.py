@@ -1,4 +1,4 @@
-"""Memory in large pages of the system, for what is read again and again: packed weights, tapes, scratch memory."""
+"""Memory in large pages of the system, for what is read again and again: packed weights, gradients, scratch memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 import numpy as np
 
 LARGE_PAGE = 2 << 20  # bytes, of most systems
-AVAILABLE = hasattr(mmap, "MADV_HUGEPAGE")  # on Linux
+AVAILABLE = hasattr(mmap, "MADV_HUGEPAGE")  # whether this Python can ask for them: on Linux
 
 
 def allocate(size: int) -> np.ndarray:
@@ -22,6 +22,6 @@ def allocate(size: int) -> np.ndarray:
         raise MemoryError(f"cannot allocate {size} bytes: {error}") from None
     whole = np.frombuffer(mapping, np.uint8)
     start = -whole.ctypes.data % LARGE_PAGE
-    with suppress(OSError):  # of a system without them
+    with suppress(OSError):  # the system has none: small pages will do
         mapping.madvise(mmap.MADV_HUGEPAGE, start, size // LARGE_PAGE * LARGE_PAGE)
     return whole[start : start + size]

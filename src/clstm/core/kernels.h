@@ -29,7 +29,7 @@ typedef struct gemm_args {
     idx init_group, init_row;
     void *C; /* may be init */
     idx c_group, c_row;
-    int c_is_far; /* C comes from beyond the L2 cache: with tiles of A, each asks for that of the next one */
+    int c_is_far; /* C has left the L2 cache: each tile prefetches the next one's. Only where A comes in tiles */
 } gemm_args;
 
 /* Whether a block of vl hidden units needs only half of its lanes. Only the last block of H can. */
