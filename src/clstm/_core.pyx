@@ -103,7 +103,7 @@ cdef object borrow_pack(object lstm, int training, clstm_spec *spec, const void 
         raise TypeError(f"lstm is a {type(lstm).__name__}, but a clstm.LSTM is expected")
     cdef Pack borrowed = (<Weights> weights).current_pack(training)
     spec[0] = (<Weights> weights).spec
-    pack[0] = borrowed.block.data
+    pack[0] = borrowed.loan.block.data
     return borrowed
 
 

@@ -155,7 +155,7 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
         seq.interrupt = look_at_signals
         seq.interrupt_context = <void *> watch
     with nogil:
-        status = clstm_forward(&spec, pack.block.data, &seq, tape_data, workspace.data, workspace.size)
+        status = clstm_forward(&spec, pack.loan.block.data, &seq, tape_data, workspace.data, workspace.size)
     finish(weights, workspace, watch, status)
     if training:
         tape = make_tape(weights, &spec, pack, seq.T, seq.B, meta)
@@ -204,6 +204,6 @@ def backward(Tape tape, dy, dhn, dcn, dx, dh0, dc0, list grads, bint accumulate=
         g.interrupt = look_at_signals
         g.interrupt_context = <void *> watch
     with nogil:
-        status = clstm_backward(&tape.spec, tape.pack.block.data, tape.block.data, &g, workspace.data,
+        status = clstm_backward(&tape.spec, tape.pack.loan.block.data, tape.block.data, &g, workspace.data,
                                 workspace.size)
     finish(weights, workspace, watch, status)

@@ -98,7 +98,7 @@ cdef class StreamState:
         cdef void *x_data = cnp.PyArray_DATA(<cnp.ndarray> x)
         with nogil:
             if plain:
-                status = clstm_step(spec, pack.block.data, self.batch_size, x_data, cnp.PyArray_DATA(h),
+                status = clstm_step(spec, pack.loan.block.data, self.batch_size, x_data, cnp.PyArray_DATA(h),
                                     cnp.PyArray_DATA(c), cnp.PyArray_DATA(h_next), cnp.PyArray_DATA(c))
             else:
                 status = self.step_variant(pack, x_data, cnp.PyArray_DATA(h), cnp.PyArray_DATA(c),
@@ -127,7 +127,7 @@ cdef class StreamState:
         seq.cn = c
         seq.y = y
         seq.y_row_stride = self.weights.features
-        return clstm_forward(spec, pack.block.data, &seq, NULL, self.workspace.data, self.workspace.size)
+        return clstm_forward(spec, pack.loan.block.data, &seq, NULL, self.workspace.data, self.workspace.size)
 
     def _get_state(self):
         """Copies of (h, c), (L, B, P) and (L, B, H)."""

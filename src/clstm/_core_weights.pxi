@@ -54,7 +54,6 @@ cdef class Pack:
     """The weights as kernels read them, at one moment."""
 
     cdef Loan loan
-    cdef Block block  # loan.block
     cdef bint training
     cdef int64_t version  # of the weights; -1: made while views lived, good for one call
 
@@ -219,8 +218,7 @@ cdef class Weights:
         pack.training = training
         check(clstm_pack_size(&self.spec, training, &size))
         pack.loan = lend(self.spare_packs, size)
-        pack.block = pack.loan.block
-        data = pack.block.data
+        data = pack.loan.block.data
         with nogil:
             status = clstm_pack(&self.spec, training, params, data)
         check(status)
