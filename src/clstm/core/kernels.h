@@ -83,12 +83,12 @@ typedef struct cell_grad_args {
     idx dz_row;
 } cell_grad_args;
 
-/* Copies a (K, n <= lanes <= VL) matrix to rows of `lanes`, `dst_row` apart; lanes past n become 0. Element (k, lane)
- * comes from src[k * k_stride + lane * lane_stride]. */
+/* Copies a matrix to K rows of `lanes`, `dst_row` apart; lanes past n become 0. pack_rows takes a (K, n) matrix and
+ * whole vectors of lanes; pack_columns transposes an (n, K) matrix, with n <= lanes <= VL. */
 typedef struct pack_args {
     idx K, n, lanes;
     const void *src;
-    idx k_stride, lane_stride;
+    idx src_row;
     void *dst;
     idx dst_row;
 } pack_args;
@@ -221,7 +221,8 @@ typedef struct kernels {
     void (*gemm)(const gemm_args *);
     void (*cell)(const cell_args *);
     void (*cell_grad)(const cell_grad_args *);
-    void (*pack)(const pack_args *);
+    void (*pack_rows)(const pack_args *);
+    void (*pack_columns)(const pack_args *);
     void (*pack_tiles)(const tile_args *);
     void (*apply)(int function, idx n, const void *x, void *y);
     const variant_kernels *variant;

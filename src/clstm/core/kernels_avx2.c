@@ -38,9 +38,13 @@ static const int32_t mask_words[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 
 #define v_abs(a) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a)
 #define v_copysign(a, s) _mm256_or_ps(a, _mm256_and_ps(_mm256_set1_ps(-0.0f), s))
 #define v_upper(a) _mm256_permute2f128_ps(a, a, 1)
+#define ZIP(a, b, halves) _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), halves)
+#define v_zip_lower(a, b) ZIP(a, b, 0x20)
+#define v_zip_upper(a, b) ZIP(a, b, 0x31)
 #define v_exp2_bits(t) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(t), 23))
 #include "kernels.inc"
 #include "vocabulary_end.inc"
+#undef ZIP
 
 #define TYPE f64
 #define real double
@@ -62,6 +66,9 @@ static const int32_t mask_words[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 
 #define v_abs(a) _mm256_andnot_pd(_mm256_set1_pd(-0.0), a)
 #define v_copysign(a, s) _mm256_or_pd(a, _mm256_and_pd(_mm256_set1_pd(-0.0), s))
 #define v_upper(a) _mm256_permute2f128_pd(a, a, 1)
+#define ZIP(a, b, halves) _mm256_permute2f128_pd(_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b), halves)
+#define v_zip_lower(a, b) ZIP(a, b, 0x20)
+#define v_zip_upper(a, b) ZIP(a, b, 0x31)
 #define v_exp2_bits(t) _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(t), 52))
 #include "kernels.inc"
 #include "vocabulary_end.inc"

@@ -40,11 +40,15 @@
 #define v_copysign(a, s)                                                                                               \
     _mm512_castsi512_ps(_mm512_or_epi32(_mm512_castps_si512(a), _mm512_and_epi32(SIGN, _mm512_castps_si512(s))))
 #define v_upper(a) _mm512_shuffle_f32x4(a, a, 0x4e)
+#define ZIP _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define v_zip_lower(a, b) _mm512_permutex2var_ps(a, ZIP, b)
+#define v_zip_upper(a, b) _mm512_permutex2var_ps(a, _mm512_add_epi32(ZIP, _mm512_set1_epi32(8)), b)
 #define v_exp2_bits(t) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t), 23))
 #include "kernels.inc"
 #include "vocabulary_end.inc"
 #undef MASK
 #undef SIGN
+#undef ZIP
 
 #define TYPE f64
 #define real double
@@ -69,6 +73,9 @@
 #define v_copysign(a, s)                                                                                               \
     _mm512_castsi512_pd(_mm512_or_epi64(_mm512_castpd_si512(a), _mm512_and_epi64(SIGN, _mm512_castpd_si512(s))))
 #define v_upper(a) _mm512_shuffle_f64x2(a, a, 0x4e)
+#define ZIP _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11)
+#define v_zip_lower(a, b) _mm512_permutex2var_pd(a, ZIP, b)
+#define v_zip_upper(a, b) _mm512_permutex2var_pd(a, _mm512_add_epi64(ZIP, _mm512_set1_epi64(4)), b)
 #define v_exp2_bits(t) _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(t), 52))
 #include "kernels.inc"
 #include "vocabulary_end.inc"

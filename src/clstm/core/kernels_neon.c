@@ -44,6 +44,8 @@ static inline void store_n_f32(float *p, float32x4_t a, ptrdiff_t n) {
 #define v_abs(a) vabsq_f32(a)
 #define v_copysign(a, s) vbslq_f32(vdupq_n_u32(0x80000000), s, a)
 #define v_upper(a) vextq_f32(a, a, 2)
+#define v_zip_lower(a, b) vzip1q_f32(a, b)
+#define v_zip_upper(a, b) vzip2q_f32(a, b)
 #define v_exp2_bits(t) vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(t), 23))
 #include "kernels.inc"
 #include "vocabulary_end.inc"
@@ -67,6 +69,8 @@ static inline void store_n_f32(float *p, float32x4_t a, ptrdiff_t n) {
 #define v_abs(a) vabsq_f64(a)
 #define v_copysign(a, s) vbslq_f64(vdupq_n_u64(0x8000000000000000), s, a)
 #define v_upper(a) vextq_f64(a, a, 1)
+#define v_zip_lower(a, b) vzip1q_f64(a, b)
+#define v_zip_upper(a, b) vzip2q_f64(a, b)
 #define v_exp2_bits(t) vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(t), 52))
 #include "kernels.inc"
 #include "vocabulary_end.inc"

@@ -41,6 +41,8 @@ static inline double exp2_bits_f64(double t) {
 #define v_min(a, b) ((a) < (b) ? (a) : (b))
 #define v_max(a, b) ((a) > (b) ? (a) : (b))
 #define v_upper(a) (a) /* VL is 1: no halves */
+#define v_zip_lower(a, b) (a)
+#define v_zip_upper(a, b) (b)
 
 #define TYPE f32
 #define real float

@@ -226,19 +226,19 @@ int clstm_pack_size(const clstm_spec *spec, int training, size_t *bytes) {
     return bytes ? pack_size(&net, training, bytes) : CLSTM_ERROR_NULL;
 }
 
-/* `lanes` columns, from `col` on, of a (K, columns) matrix in gemm panels. src has n more; lanes past them become 0. */
-static void pack_columns(const network *net, const void *src, idx K, idx n, idx k_stride, idx lane_stride, void *dst,
-                         idx col, idx lanes, idx columns) {
-    const idx panel = col / net->k->panel * net->k->panel, left = columns - panel;
-    const pack_args args = {.K = K,
-                            .n = n < lanes ? n : lanes,
-                            .lanes = lanes,
-                            .src = src,
-                            .k_stride = k_stride,
-                            .lane_stride = lane_stride,
-                            .dst = at(net, dst, panel * K + (col - panel)),
-                            .dst_row = left < net->k->panel ? left : net->k->panel};
-    net->k->pack(&args);
+/* A (rows, columns) matrix in gemm panels. */
+typedef struct panels {
+    void *p;
+    idx rows, columns;
+} panels;
+
+/* Copies `part` to the panels, from (row, col) on. */
+static void pack_part(const network *net, void (*pack)(const pack_args *), pack_args part, const panels *to, idx row,
+                      idx col) {
+    const idx panel = col / net->k->panel * net->k->panel;
+    part.dst_row = idx_min(to->columns - panel, net->k->panel);
+    part.dst = at(net, to->p, panel * to->rows + row * part.dst_row + (col - panel));
+    pack(&part);
 }
 
 /* Columns of each gate in a block of hidden units. */
@@ -252,25 +252,47 @@ static idx gate_column(const network *net, idx gate, idx block) {
                       : (gate * net->H_blocks + block) * net->k->vl;
 }
 
-/* W (GH, K), transposed, to gemm panels of z_width columns. */
-static void pack_gates(const network *net, const void *W, idx K, void *dst) {
+/* W (GH, K), transposed, to gemm panels of z_width columns; and as it is to other panels, unless those are NULL. Both
+ * take the same small part of W at a time, and write lines that follow each other. */
+static void pack_gates(const network *net, const void *W, idx K, void *columns, void *rows) {
     const idx vl = net->k->vl;
-    for (idx block = 0; block < net->H_blocks; block++)
-        for (idx gate = 0; gate < net->GH / net->H; gate++)
-            pack_columns(net, at(net, W, (gate * net->H + block * vl) * K), K, net->H - block * vl, 1, K, dst,
-                         gate_column(net, gate, block), gate_lanes(net, block), net->z_width);
-}
-
-/* W (rows, N) to gemm panels. */
-static void pack_panels(const network *net, const void *W, idx rows, idx N, void *dst) {
-    for (idx col = 0; col < N; col += net->k->vl)
-        pack_columns(net, at(net, W, col), rows, N - col, N, 1, dst, col, net->k->vl, round_up(N, net->k->vl));
+    const panels transposed = {columns, K, net->z_width}, straight = {rows, net->GH, round_up(K, vl)};
+    for (idx block = 0; block < net->H_blocks; block++) {
+        const idx units = idx_min(net->H - block * vl, vl), lanes = gate_lanes(net, block);
+        for (idx k = 0; k < K; k += net->k->panel) {
+            const idx count = idx_min(K - k, net->k->panel);
+            for (idx gate = 0; gate < net->GH / net->H; gate++) {
+                const idx row = gate * net->H + block * vl;
+                pack_args part = {.K = count, .n = units, .lanes = lanes, .src = at(net, W, row * K + k), .src_row = K};
+                pack_part(net, net->k->pack_columns, part, &transposed, k, gate_column(net, gate, block));
+                part.K = units, part.n = count, part.lanes = round_up(count, vl);
+                if (rows)
+                    pack_part(net, net->k->pack_rows, part, &straight, row, k);
+            }
+        }
+    }
 }
 
 /* W (N, K), transposed, to gemm panels. */
 static void pack_transposed(const network *net, const void *W, idx N, idx K, void *dst) {
-    for (idx col = 0; col < N; col += net->k->vl)
-        pack_columns(net, at(net, W, col * K), K, N - col, 1, K, dst, col, net->k->vl, round_up(N, net->k->vl));
+    const idx vl = net->k->vl;
+    const panels to = {dst, K, round_up(N, vl)};
+    for (idx col = 0; col < N; col += vl) {
+        const idx n = idx_min(N - col, vl);
+        const pack_args part = {.K = K, .n = n, .lanes = vl, .src = at(net, W, col * K), .src_row = K};
+        pack_part(net, net->k->pack_columns, part, &to, 0, col);
+    }
+}
+
+/* W (rows, N) to gemm panels. */
+static void pack_straight(const network *net, const void *W, idx rows, idx N, void *dst) {
+    const idx vl = net->k->vl;
+    const panels to = {dst, rows, round_up(N, vl)};
+    for (idx col = 0; col < N; col += net->k->panel) {
+        const idx n = idx_min(N - col, net->k->panel);
+        const pack_args part = {.K = rows, .n = n, .lanes = round_up(n, vl), .src = at(net, W, col), .src_row = N};
+        pack_part(net, net->k->pack_rows, part, &to, 0, col);
+    }
 }
 
 /* bias_ih + bias_hh, in the order of the blocks; zeros without bias. */
@@ -296,13 +318,13 @@ static void pack_normalization(const network *net, const void *const *params, co
     const param_places p = network_param_places(net->spec);
     const idx width = net->H_blocks * net->k->vl;
     for (idx gate = 0; gate < net->GH / net->H; gate++)
-        pack_panels(net, at(net, params[p.weight_ln], gate * net->H), 1, net->H, at(net, w->gain, gate * width));
-    pack_panels(net, params[p.weight_ln_c], 1, net->H, at(net, w->gain, net->z_width));
+        pack_straight(net, at(net, params[p.weight_ln], gate * net->H), 1, net->H, at(net, w->gain, gate * width));
+    pack_straight(net, params[p.weight_ln_c], 1, net->H, at(net, w->gain, net->z_width));
     memset(w->shift, 0, (size_t)network_normed(net) * net->size);
     memset(w->bias, 0, (size_t)net->z_width * net->size);
     if (net->spec->bias) {
         pack_bias(net, params[2], params[3], w->shift);
-        pack_panels(net, params[p.bias_ln_c], 1, net->H, at(net, w->shift, net->z_width));
+        pack_straight(net, params[p.bias_ln_c], 1, net->H, at(net, w->shift, net->z_width));
     }
 }
 
@@ -312,7 +334,7 @@ static void pack_variant(const network *net, const void *const *params, const la
     if (w->w_hr)
         pack_transposed(net, params[p.weight_hr], net->P, net->H, w->w_hr);
     if (w->w_hr_panels)
-        pack_panels(net, params[p.weight_hr], net->P, net->H, w->w_hr_panels);
+        pack_straight(net, params[p.weight_hr], net->P, net->H, w->w_hr_panels);
     if (w->peepholes)
         memcpy(w->peepholes, params[p.weight_ch], (size_t)(net->GH - net->H) * net->size);
     if (network_normalizes(net))
@@ -347,12 +369,8 @@ int clstm_pack(const clstm_spec *spec, int training, const void *const *params, 
         for (idx direction = 0; direction < net.D; direction++, params += per_direction) {
             const layer_weights w = network_weights(&net, pack, layer, direction);
             pack_bias(&net, spec->bias ? params[2] : NULL, spec->bias ? params[3] : NULL, w.bias);
-            pack_gates(&net, params[0], I, w.w_ih);
-            pack_gates(&net, params[1], net.P, w.w_hh);
-            if (training) {
-                pack_panels(&net, params[0], net.GH, I, w.w_ih_panels);
-                pack_panels(&net, params[1], net.GH, net.P, w.w_hh_panels);
-            }
+            pack_gates(&net, params[0], I, w.w_ih, w.w_ih_panels);
+            pack_gates(&net, params[1], net.P, w.w_hh, w.w_hh_panels);
             if (!net.plain)
                 pack_variant(&net, params, &w);
         }

@@ -74,6 +74,8 @@ int network_part_of(const network *net, int64_t part, network_part *range);
 
 static inline idx round_up(idx n, idx to) { return (n + to - 1) / to * to; }
 
+static inline idx idx_min(idx a, idx b) { return a < b ? a : b; }
+
 static inline idx network_layer_input(const network *net, idx layer) { return layer ? net->D * net->P : net->I; }
 
 /* Checks the spec and that T and B are sizes. */
