@@ -94,6 +94,26 @@ def test_an_optimizer_copies_what_it_is_given(name, arguments):
     assert all(np.array_equal(state[key], saved[key]) for key in saved)
 
 
+@optimizers
+@pytest.mark.parametrize("shape", [(), (0, 3), (5,), (7, 2), (1, 9), (3, 2, 2)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_pieces_of_a_parameter_are_updated_as_the_whole_is(monkeypatch, name, arguments, shape, order):
+    rng = np.random.default_rng(3)
+    whole = np.array(rng.standard_normal(shape), "float32", order=order)
+    grads = [rng.standard_normal(shape) for _ in range(3)]  # of another dtype and order than the parameter
+    in_pieces = whole.copy(order="K")
+    results = []
+    for size, parameter in ((1000, whole), (4, in_pieces)):
+        monkeypatch.setattr(clstm.optim, "PIECE", size)
+        optimizer = getattr(clstm, name)({"w": parameter}, **arguments)
+        for grad in grads:
+            before = parameter.copy()
+            optimizer.step({"w": grad})
+            assert parameter.size == 0 or np.any(parameter != before)
+        results.append([parameter.tobytes(), *(array.tobytes() for array in optimizer.state_dict().values())])
+    assert results[0] == results[1]
+
+
 def test_an_optimizer_updates_a_dict_of_arrays_and_ignores_other_gradients():
     linear = clstm.Linear(2, 1, seed=0)
     bias = linear.bias.copy()

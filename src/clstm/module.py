@@ -266,6 +266,14 @@ def matching_arrays(
     values: Mapping[str, ArrayLike], expected: Mapping[str, np.ndarray], owner: str
 ) -> dict[str, np.ndarray]:
     """Return new arrays of `values` with exactly the names, shapes and dtypes of `expected`."""
+    arrays = fitting_arrays(values, expected, owner)
+    return {name: np.array(arrays[name], dtype=array.dtype) for name, array in expected.items()}
+
+
+def fitting_arrays(
+    values: Mapping[str, ArrayLike], expected: Mapping[str, np.ndarray], owner: str
+) -> dict[str, np.ndarray]:
+    """Return `values` as arrays of real numbers with exactly the names and shapes of `expected`."""
     if not isinstance(values, Mapping):
         raise TypeError(f"{owner} is a {type(values).__name__}, but a mapping of names to arrays is expected")
     arrays = {name: as_detached_array(f"{owner}: {name!r}", value) for name, value in values.items()}
@@ -278,7 +286,7 @@ def matching_arrays(
         {name: array.shape for name, array in expected.items()},
         owner,
     )
-    return {name: np.array(arrays[name], dtype=array.dtype) for name, array in expected.items()}
+    return arrays
 
 
 def check_names_and_shapes(given: Mapping[str, Shape], expected: Mapping[str, Shape], owner: str) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .module import Module, matching_arrays
+from .module import Module, fitting_arrays, matching_arrays
+
+PIECE = 32768  # elements of a parameter at a time, which stay in the caches through a step's many passes
 
 
 def clip_grad_norm(grads: Mapping[str, np.ndarray], max_norm: float) -> float:
@@ -90,10 +92,13 @@ class Optimizer(ABC):
         """
         parameters = self._parameters()
         own = {name: grad for name, grad in grads.items() if name in parameters}
-        copies = matching_arrays(own, parameters, "grads")
+        arrays = fitting_arrays(own, parameters, "grads")
         self._step += 1
         for name, parameter in parameters.items():
-            self._update(parameter, copies[name], *(self._state[slot][name] for slot in self.slots))
+            slots = [self._state[slot][name] for slot in self.slots]
+            for rows in _pieces(parameter.shape):
+                grad = np.asarray(arrays[name][rows], parameter.dtype)
+                self._update(parameter[rows], grad, *(slot[rows] for slot in slots))
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return copies of all that steps change, and the learning rate, as arrays by name."""
@@ -114,7 +119,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def _update(self, parameter: np.ndarray, grad: np.ndarray, *slots: np.ndarray) -> None:
-        """Update one parameter and its slots in place. `grad` may be overwritten."""
+        """Update rows of a parameter and of its slots in place; `grad` is the caller's."""
 
     def _parameters(self) -> Mapping[str, np.ndarray]:
         """The live arrays, asked for at each use: holding on to them would keep a model from caching."""
@@ -168,7 +173,7 @@ class SGD(Optimizer):
 
     def _update(self, parameter: np.ndarray, grad: np.ndarray, *slots: np.ndarray) -> None:
         if self.weight_decay:
-            grad += self.weight_decay * parameter
+            grad = grad + self.weight_decay * parameter
         for buffer in slots:
             buffer *= self.momentum
             buffer += grad
@@ -226,23 +231,25 @@ class Adam(Optimizer):
         self.weight_decay = _at_least_zero("weight_decay", weight_decay)
         super().__init__(parameters, lr)
 
-    def _decay(self, parameter: np.ndarray, grad: np.ndarray) -> None:
-        grad += self.weight_decay * parameter
+    def _decay(self, parameter: np.ndarray, grad: np.ndarray) -> np.ndarray:
+        return grad + self.weight_decay * parameter
 
     def _update(self, parameter: np.ndarray, grad: np.ndarray, *slots: np.ndarray) -> None:
         exp_avg, exp_avg_sq = slots
         beta1, beta2 = self.betas
         if self.weight_decay:
-            self._decay(parameter, grad)
-        exp_avg += (1.0 - beta1) * (grad - exp_avg)
-        np.square(grad, out=grad)
-        grad *= 1.0 - beta2
+            grad = self._decay(parameter, grad)
+        work = grad - exp_avg
+        work *= 1.0 - beta1
+        exp_avg += work
+        np.square(grad, out=work)
+        work *= 1.0 - beta2
         exp_avg_sq *= beta2
-        exp_avg_sq += grad
-        denominator = np.sqrt(exp_avg_sq, out=grad)
+        exp_avg_sq += work
+        denominator = np.sqrt(exp_avg_sq, out=work)
         denominator /= math.sqrt(1.0 - beta2**self._step)
         denominator += self.eps
-        update = np.divide(exp_avg, denominator, out=grad)
+        update = np.divide(exp_avg, denominator, out=work)
         update *= self.lr / (1.0 - beta1**self._step)
         parameter -= update
 
@@ -281,8 +288,19 @@ class AdamW(Adam):
     ) -> None:
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
-    def _decay(self, parameter: np.ndarray, grad: np.ndarray) -> None:
+    def _decay(self, parameter: np.ndarray, grad: np.ndarray) -> np.ndarray:
         parameter *= 1.0 - self.lr * self.weight_decay
+        return grad
+
+
+def _pieces(shape: tuple[int, ...]) -> Iterator[slice | None]:
+    """Indices that make views of an array's rows, some at a time; of a single number one row."""
+    if not shape:
+        yield None
+        return
+    rows = max(1, PIECE // max(1, math.prod(shape[1:])))
+    for begin in range(0, shape[0], rows):
+        yield slice(begin, begin + rows)
 
 
 def _at_least_zero(name: str, value: Any) -> float:
