@@ -93,10 +93,10 @@ cdef inline int64_t stride_of(cnp.ndarray array, int axis) noexcept:
     return cnp.PyArray_STRIDE(array, axis) // cnp.PyArray_ITEMSIZE(array)
 
 
-cdef int finish(Weights weights, Block workspace, SignalWatch watch, int status) except -1:
+cdef int finish(Spares spare_workspaces, Block workspace, SignalWatch watch, int status) except -1:
     """After a call: keep its workspace for the next one, and turn its status into an exception."""
     if workspace.size <= LARGEST_KEPT:
-        weights.spare_workspaces.give(workspace)
+        spare_workspaces.give(workspace)
     if status == CLSTM_ERROR_INTERRUPTED:
         raise watch.error or RuntimeError("a signal handler forked during the call, which ends in the parent only")
     return check(status)
@@ -148,6 +148,7 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
     else:
         weights.spare_tapes.clear()  # whoever serves now has no use for them
         weights.spare_gradients.clear()
+        weights.spare_backward_workspaces.clear()
     check(clstm_forward_workspace(&spec, seq.T, seq.B, &size))
     workspace = weights.spare_workspaces.take(size)
     cdef SignalWatch watch = watch_signals(weights, seq.T, seq.B)
@@ -156,7 +157,7 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
         seq.interrupt_context = <void *> watch
     with nogil:
         status = clstm_forward(&spec, pack.loan.block.data, &seq, tape_data, workspace.data, workspace.size)
-    finish(weights, workspace, watch, status)
+    finish(weights.spare_workspaces, workspace, watch, status)
     if training:
         tape = make_tape(weights, &spec, pack, seq.T, seq.B, meta)
         tape.block = tape_block
@@ -198,7 +199,7 @@ def backward(Tape tape, dy, dhn, dcn, dx, dh0, dc0, list grads, bint accumulate=
     g.dh0 = data_of(dh0)
     g.dc0 = data_of(dc0)
     check(clstm_backward_workspace(&tape.spec, tape.T, tape.B, &size))
-    workspace = weights.spare_workspaces.take(size)
+    workspace = weights.spare_backward_workspaces.take(size)
     cdef SignalWatch watch = watch_signals(weights, tape.T, tape.B)
     if watch is not None:
         g.interrupt = look_at_signals
@@ -206,4 +207,4 @@ def backward(Tape tape, dy, dhn, dcn, dx, dh0, dc0, list grads, bint accumulate=
     with nogil:
         status = clstm_backward(&tape.spec, tape.pack.loan.block.data, tape.block.data, &g, workspace.data,
                                 workspace.size)
-    finish(weights, workspace, watch, status)
+    finish(weights.spare_backward_workspaces, workspace, watch, status)

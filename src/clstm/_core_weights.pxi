@@ -70,7 +70,7 @@ cdef class Weights:
     cdef list shapes, blocks  # of the parameters, in the order of PyTorch's state_dict
     cdef int64_t views, version
     cdef Pack pack
-    cdef Spares spare_packs, spare_tapes, spare_workspaces, spare_gradients
+    cdef Spares spare_packs, spare_tapes, spare_workspaces, spare_backward_workspaces, spare_gradients
 
     def __init__(self, *, int64_t input_size, int64_t hidden_size, int64_t num_layers, bint double_precision,
                  bint bias, bint bidirectional, double dropout, dict variant):
@@ -92,6 +92,7 @@ cdef class Weights:
         self.spare_packs = Spares(in_large_pages=True)
         self.spare_tapes = Spares()
         self.spare_workspaces = Spares(in_large_pages=True)
+        self.spare_backward_workspaces = Spares(in_large_pages=True)
         self.spare_gradients = Spares(in_large_pages=True)
         self.shapes = []
         self.blocks = []
