@@ -175,6 +175,30 @@ static void same_bits_with_a_tape(int dtype) {
     }
 }
 
+/* Packs of some MiB, which threads share out: plain, and with all that a variant has. */
+static void same_packs_on_any_number_of_threads(int dtype) {
+    const clstm_spec plain = {150, 197, 2, dtype, 1, 1, 0};
+    clstm_spec variant = plain;
+    variant.variant = (clstm_variant){.proj_size = 120, .peepholes = 1, .learned_state = 1, .layer_norm_eps = 1e-5};
+    for (int isa = 0; clstm_isa_available(isa); isa++) {
+        CHECK(clstm_set_isa(clstm_isa_available(isa)) == CLSTM_OK);
+        for (int i = 0; i < 2; i++) {
+            problem p = {.spec = i ? variant : plain, .T = 1, .B = 1};
+            problem_make(&p);
+            CHECK(clstm_set_num_threads(1) == CLSTM_OK);
+            buffer alone = pack_new(&p, 1);
+            for (int threads = 2; threads <= 5; threads++) {
+                CHECK(clstm_set_num_threads(threads) == CLSTM_OK);
+                buffer shared = pack_new(&p, 1);
+                CHECK(memcmp(alone.p, shared.p, alone.bytes) == 0);
+                buffer_free(&shared);
+            }
+            buffer_free(&alone);
+            problem_free(&p);
+        }
+    }
+}
+
 /* ---- time ---- */
 
 /* Steps `first` .. first + T of p as a problem of its own, between states that the caller sets. */
@@ -263,6 +287,7 @@ static void run(void (*check)(int dtype), const char *what) {
 int main(void) {
     run(same_bits_on_every_instruction_set, "on every instruction set, gradients included");
     run(same_bits_on_any_number_of_threads, "on any number of threads");
+    run(same_packs_on_any_number_of_threads, "in packs made on any number of threads");
     run(same_bits_in_any_batch, "alone and in any batch");
     run(same_bits_with_a_tape, "in training and inference");
     run(same_bits_however_time_is_cut, "however time is cut");

@@ -93,6 +93,16 @@ static inline void *at(const network *net, const void *p, idx i) {
 
 /* ---- pack ---- */
 
+enum { PACK_MAGIC = 0xc157 };
+
+/* Starts every pack. */
+typedef struct pack_header {
+    uint32_t magic;
+    int32_t isa; /* index for clstm_kernels_at */
+    int32_t training;
+    clstm_spec spec;
+} pack_header;
+
 /* The packed weights of one layer and direction. */
 typedef struct layer_weights {
     void *bias;        /* (z_width): bias_ih + bias_hh */
@@ -104,6 +114,8 @@ typedef struct layer_weights {
     void *gain, *shift; /* (G + 1, blocks, VL) of layer normalisation: bias is 0 then, and shift that of the spec */
     void *h0, *c0;      /* (P), (H) learned initial state */
 } layer_weights;        /* of a variant, bias is (G, blocks, VL), and 4H stands for GH and H for P where h goes in */
+
+int network_pack_size(const network *net, int training, size_t *bytes);
 
 /* The weights of a layer and direction in a pack. */
 layer_weights network_weights(const network *net, const void *pack, idx layer, idx direction);
