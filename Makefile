@@ -50,7 +50,8 @@ PYASAN_TESTS := test_threads test_memory test_stream test_states_and_lengths tes
 pyasan: ## Python tests on an extension with AddressSanitizer and UndefinedBehaviorSanitizer
 	CLSTM_SANITIZE=address,undefined $(PYTHON) setup.py -q build --build-lib $(PYASAN)/lib --build-temp $(PYASAN)/temp
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so)" \
-	    PYTHONPATH=$(PYASAN)/lib $(PYTHON) -m pytest $(PYASAN_TESTS:%=tests/%.py) -k "not grow_memory and not free and not sizes_that_fit and not go_with_the_layer" \
+	    PYTHONPATH=$(PYASAN)/lib $(PYTHON) -m pytest $(PYASAN_TESTS:%=tests/%.py) \
+	    -k "not grow_memory and not free and not sizes_that_fit and not go_with_the_layer" \
 	    --deselect tests/test_checkpoint.py::test_memory
 
 # The interpreter itself, not a script that starts it. Left out: forks, which ThreadSanitizer does not survive, and tests
