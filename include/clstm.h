@@ -179,7 +179,8 @@ int clstm_param_shape(const clstm_spec *spec, int64_t index, int64_t *rows, int6
 int clstm_pack_size(const clstm_spec *spec, int training, size_t *bytes);
 
 /* params: clstm_num_params(spec) pointers to real arrays, which are copied. pack: clstm_pack_size bytes, aligned to 64;
- * the caller's, and free to be dropped when no call or tape uses it. Errors: NULL, SPEC, SIZE. */
+ * the caller's, and free to be dropped when no call or tape uses it. Threads share out packs of some MiB, as they do
+ * clstm_forward; a child that a signal handler forks meanwhile has no use for the pack. Errors: NULL, SPEC, SIZE. */
 int clstm_pack(const clstm_spec *spec, int training, const void *const *params, void *pack);
 
 /* ---- sequences ---------------------------------------------------------------------------------------- */

@@ -114,6 +114,31 @@ def test_pieces_of_a_parameter_are_updated_as_the_whole_is(monkeypatch, name, ar
     assert results[0] == results[1]
 
 
+@optimizers
+def test_gradients_may_be_the_parameters(monkeypatch, name, arguments):
+    """As those of a sum of squares, or of a product."""
+    monkeypatch.setattr(clstm.optim, "PIECE", 4)
+    results = []
+    for copy in (False, True):
+        rng = np.random.default_rng(3)
+        arrays = {"a": rng.standard_normal((5, 5)), "b": rng.standard_normal((5, 5))}
+        grads = {"a": arrays["a"].T, "b": arrays["a"]}
+        optimizer = getattr(clstm, name)(arrays, **arguments)
+        optimizer.step({key: grad.copy() for key, grad in grads.items()} if copy else grads)
+        results.append([array.tobytes() for array in (*arrays.values(), *optimizer.state_dict().values())])
+    assert results[0] == results[1]
+
+
+def test_a_gradient_that_cannot_be_converted_changes_nothing():
+    parameters = {"v": np.ones(3, np.float32), "w": np.ones(70000, np.float32)}
+    grads = {"v": np.ones(3), "w": np.r_[np.ones(69999), 1e300]}
+    optimizer = clstm.SGD(parameters, lr=0.1, momentum=0.9)
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+        optimizer.step(grads)
+    assert all(np.all(array == 1) for array in parameters.values())
+    assert optimizer.state_dict()["step"] == 0
+
+
 def test_an_optimizer_updates_a_dict_of_arrays_and_ignores_other_gradients():
     linear = clstm.Linear(2, 1, seed=0)
     bias = linear.bias.copy()
@@ -218,6 +243,12 @@ def test_clip_grad_norm_agrees_with_pytorch(max_norm):
     assert clstm.clip_grad_norm(grads, max_norm) == pytest.approx(expected.item(), rel=1e-14)
     for parameter, grad in zip(theirs, grads.values(), strict=True):
         np.testing.assert_allclose(grad, parameter.grad.numpy(), rtol=1e-14)
+
+
+def test_clip_grad_norm_counts_all_pieces(monkeypatch):
+    grads = {"a": np.ones((7, 3)), "b": np.ones((2, 5)).T, "c": np.array(2.0)}
+    monkeypatch.setattr(clstm.optim, "PIECE", 4)
+    assert clstm.clip_grad_norm(grads, 100.0) == pytest.approx(math.sqrt(21 + 10 + 4))
 
 
 def test_clip_grad_norm():

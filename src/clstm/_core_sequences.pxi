@@ -93,10 +93,10 @@ cdef inline int64_t stride_of(cnp.ndarray array, int axis) noexcept:
     return cnp.PyArray_STRIDE(array, axis) // cnp.PyArray_ITEMSIZE(array)
 
 
-cdef int finish(Spares spare_workspaces, Block workspace, SignalWatch watch, int status) except -1:
+cdef int finish(Spares spares, Block workspace, SignalWatch watch, int status) except -1:
     """After a call: keep its workspace for the next one, and turn its status into an exception."""
     if workspace.size <= LARGEST_KEPT:
-        spare_workspaces.give(workspace)
+        spares.give(workspace)
     if status == CLSTM_ERROR_INTERRUPTED:
         raise watch.error or RuntimeError("a signal handler forked during the call, which ends in the parent only")
     return check(status)

@@ -263,17 +263,13 @@ def read_class(description: Any) -> tuple[type[Module], dict[str, Any]]:
 
 
 def matching_arrays(
-    values: Mapping[str, ArrayLike], expected: Mapping[str, np.ndarray], owner: str
+    values: Mapping[str, ArrayLike], expected: Mapping[str, np.ndarray], owner: str, *, copy: bool = True
 ) -> dict[str, np.ndarray]:
-    """Return new arrays of `values` with exactly the names, shapes and dtypes of `expected`."""
-    arrays = fitting_arrays(values, expected, owner)
-    return {name: np.array(arrays[name], dtype=array.dtype) for name, array in expected.items()}
+    """Return arrays of `values` with exactly the names, shapes and dtypes of `expected`.
 
-
-def fitting_arrays(
-    values: Mapping[str, ArrayLike], expected: Mapping[str, np.ndarray], owner: str
-) -> dict[str, np.ndarray]:
-    """Return `values` as arrays of real numbers with exactly the names and shapes of `expected`."""
+    They are new ones or, with `copy=False`, the caller's where those have the dtype. Where any shares memory with
+    `expected`, all are new.
+    """
     if not isinstance(values, Mapping):
         raise TypeError(f"{owner} is a {type(values).__name__}, but a mapping of names to arrays is expected")
     arrays = {name: as_detached_array(f"{owner}: {name!r}", value) for name, value in values.items()}
@@ -286,7 +282,9 @@ def fitting_arrays(
         {name: array.shape for name, array in expected.items()},
         owner,
     )
-    return arrays
+    copy = copy or any(np.may_share_memory(array, other) for array in arrays.values() for other in expected.values())
+    convert = np.array if copy else np.asarray
+    return {name: convert(arrays[name], dtype=array.dtype) for name, array in expected.items()}
 
 
 def check_names_and_shapes(given: Mapping[str, Shape], expected: Mapping[str, Shape], owner: str) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .module import Module, fitting_arrays, matching_arrays
+from .module import Module, matching_arrays
 
-PIECE = 32768  # elements of a parameter at a time, which stay in the caches through a step's many passes
+PIECE = 32768  # elements that are updated at a time, so that they stay in the caches; one row, if it has more
 
 
 def clip_grad_norm(grads: Mapping[str, np.ndarray], max_norm: float) -> float:
@@ -43,7 +43,7 @@ def clip_grad_norm(grads: Mapping[str, np.ndarray], max_norm: float) -> float:
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm is {max_norm!r}, but a number above 0 is expected")
-    pieces = (grad[rows] for grad in grads.values() for rows in _pieces(grad.shape))
+    pieces = (grad[piece] for grad in map(np.asarray, grads.values()) for piece in _pieces(grad))
     norm = math.sqrt(sum(float(np.square(piece, dtype=np.float64).sum()) for piece in pieces))
     scale = max_norm / (norm + 1e-6)  # PyTorch's guard against 0
     if not scale >= 1.0:
@@ -93,13 +93,12 @@ class Optimizer(ABC):
         """
         parameters = self._parameters()
         own = {name: grad for name, grad in grads.items() if name in parameters}
-        arrays = fitting_arrays(own, parameters, "grads")
+        arrays = matching_arrays(own, parameters, "grads", copy=False)
         self._step += 1
         for name, parameter in parameters.items():
-            slots = [self._state[slot][name] for slot in self.slots]
-            for rows in _pieces(parameter.shape):
-                grad = np.asarray(arrays[name][rows], parameter.dtype)
-                self._update(parameter[rows], grad, *(slot[rows] for slot in slots))
+            updated = [parameter, arrays[name], *(self._state[slot][name] for slot in self.slots)]
+            for piece in _pieces(parameter):
+                self._update(*(array[piece] for array in updated))
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return copies of all that steps change, and the learning rate, as arrays by name."""
@@ -120,7 +119,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def _update(self, parameter: np.ndarray, grad: np.ndarray, *slots: np.ndarray) -> None:
-        """Update rows of a parameter and of its slots in place; `grad` is the caller's."""
+        """Update a piece of a parameter and of its slots in place. `grad` must stay as it is."""
 
     def _parameters(self) -> Mapping[str, np.ndarray]:
         """The live arrays, asked for at each use: holding on to them would keep a model from caching."""
@@ -294,14 +293,16 @@ class AdamW(Adam):
         return grad
 
 
-def _pieces(shape: tuple[int, ...]) -> Iterator[slice | None]:
-    """Indices that make views of an array's rows, some at a time; of a single number one row."""
-    if not shape:
-        yield None
+def _pieces(array: np.ndarray) -> Iterator[tuple[slice | None, ...]]:
+    """Indices that make views of an array's rows, some at a time; of its columns, where those lie together."""
+    if array.ndim == 0:
+        yield (None,)  # one row of one number
         return
-    rows = max(1, PIECE // max(1, math.prod(shape[1:])))
-    for begin in range(0, shape[0], rows):
-        yield slice(begin, begin + rows)
+    axis = max(range(array.ndim), key=lambda axis: abs(array.strides[axis]) if array.shape[axis] > 1 else 0)
+    length = array.shape[axis]
+    rows = max(1, PIECE * length // max(1, array.size))
+    for begin in range(0, length, rows):
+        yield (*[slice(None)] * axis, slice(begin, begin + rows))
 
 
 def _at_least_zero(name: str, value: Any) -> float:

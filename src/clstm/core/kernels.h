@@ -83,15 +83,25 @@ typedef struct cell_grad_args {
     idx dz_row;
 } cell_grad_args;
 
-/* Copies a matrix to K rows of `lanes`, `dst_row` apart; lanes past n become 0. pack_rows takes a (K, n) matrix and
- * whole vectors of lanes; pack_columns transposes an (n, K) matrix, with n <= lanes <= VL. */
-typedef struct pack_args {
+/* Copies a (K, n) matrix to rows row .. row + K of a (rows, n rounded up to VL) matrix in gemm panels; zeros round it
+ * up. */
+typedef struct pack_rows_args {
+    idx K, n;
+    const void *src;
+    idx src_row;
+    void *dst;
+    idx row, rows;
+} pack_rows_args;
+
+/* Transposes an (n, K) matrix, n <= lanes <= VL, to K rows of `lanes` elements, dst_row apart; those past n become 0.
+ */
+typedef struct pack_columns_args {
     idx K, n, lanes;
     const void *src;
     idx src_row;
     void *dst;
     idx dst_row;
-} pack_args;
+} pack_columns_args;
 
 /* Transposes a (K, M) matrix to tiles of max_rows columns, each (K, max_rows): the a_tile form of gemm's A. */
 typedef struct tile_args {
@@ -221,8 +231,8 @@ typedef struct kernels {
     void (*gemm)(const gemm_args *);
     void (*cell)(const cell_args *);
     void (*cell_grad)(const cell_grad_args *);
-    void (*pack_rows)(const pack_args *);
-    void (*pack_columns)(const pack_args *);
+    void (*pack_rows)(const pack_rows_args *);
+    void (*pack_columns)(const pack_columns_args *);
     void (*pack_tiles)(const tile_args *);
     void (*apply)(int function, idx n, const void *x, void *y);
     const variant_kernels *variant;

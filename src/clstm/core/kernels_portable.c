@@ -40,8 +40,8 @@ static inline double exp2_bits_f64(double t) {
 #define v_div(a, b) ((a) / (b))
 #define v_min(a, b) ((a) < (b) ? (a) : (b))
 #define v_max(a, b) ((a) > (b) ? (a) : (b))
-#define v_upper(a) (a) /* VL is 1: no halves */
-#define v_zip_lower(a, b) (a)
+#define v_upper(a) (a)        /* VL is 1: no halves */
+#define v_zip_lower(a, b) (a) /* nor anything to zip */
 #define v_zip_upper(a, b) (b)
 
 #define TYPE f32

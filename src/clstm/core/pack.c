@@ -22,19 +22,25 @@ int clstm_pack_size(const clstm_spec *spec, int training, size_t *bytes) {
     return bytes ? network_pack_size(&net, training, bytes) : CLSTM_ERROR_NULL;
 }
 
-/* A (rows, columns) matrix in gemm panels. */
-typedef struct panels {
-    void *p;
-    idx rows, columns;
-} panels;
+/* W (n, K), rows src_row apart, transposed, to rows row .. row + K and `lanes` columns, from `col` on, of a (rows,
+ * columns) matrix in gemm panels. */
+typedef struct transposition {
+    const void *W;
+    idx n, K, src_row;
+    void *panels;
+    idx rows, columns, row, col, lanes;
+} transposition;
 
-/* Copies `part` to the panels, from (row, col) on. */
-static void pack_part(const network *net, void (*pack)(const pack_args *), pack_args part, const panels *to, idx row,
-                      idx col) {
-    const idx panel = col / net->k->panel * net->k->panel;
-    part.dst_row = idx_min(to->columns - panel, net->k->panel);
-    part.dst = at(net, to->p, panel * to->rows + row * part.dst_row + (col - panel));
-    pack(&part);
+static void transpose(const network *net, const transposition *t) {
+    const idx panel = t->col / net->k->panel * net->k->panel, width = idx_min(t->columns - panel, net->k->panel);
+    const pack_columns_args args = {.K = t->K,
+                                    .n = t->n,
+                                    .lanes = t->lanes,
+                                    .src = t->W,
+                                    .src_row = t->src_row,
+                                    .dst = at(net, t->panels, panel * t->rows + t->row * width + (t->col - panel)),
+                                    .dst_row = width};
+    net->k->pack_columns(&args);
 }
 
 /* Columns of each gate in a block of hidden units. */
@@ -48,53 +54,63 @@ static idx gate_column(const network *net, idx gate, idx block) {
                       : (gate * net->H_blocks + block) * net->k->vl;
 }
 
-/* W (GH, K), transposed, to gemm panels of z_width columns; and as it is to other panels, unless those are NULL. Both
- * take the same small part of W at a time, and write lines that follow each other. */
-static void pack_gates(const network *net, range blocks, const void *W, idx K, void *columns, void *rows) {
+/* What is packed at a time: multiples of every vector's and every panel's elements. */
+enum { UNITS = 16, COLUMNS = 64 };
+
+/* W (GH, K), transposed, to gemm panels of z_width columns; and as it is to other panels, unless those are NULL. A
+ * small part of W is taken to both, four gates of it to lines of the former that follow each other. */
+static void pack_gates(const network *net, range units, const void *W, idx K, void *z_panels, void *panels) {
     const idx vl = net->k->vl;
-    const panels transposed = {columns, K, net->z_width}, straight = {rows, net->GH, round_up(K, vl)};
-    for (idx block = blocks.begin; block < blocks.end; block++) {
-        const idx units = idx_min(net->H - block * vl, vl), lanes = gate_lanes(net, block);
-        for (idx k = 0; k < K; k += net->k->panel) {
-            const idx count = idx_min(K - k, net->k->panel);
+    for (idx unit = units.begin; unit < units.end; unit += UNITS) {
+        const idx end = idx_min(unit + UNITS, units.end);
+        for (idx k = 0; k < K; k += COLUMNS) {
+            const idx count = idx_min(K - k, COLUMNS);
             for (idx gate = 0; gate < net->GH / net->H; gate++) {
-                const idx row = gate * net->H + block * vl;
-                pack_args part = {.K = count, .n = units, .lanes = lanes, .src = at(net, W, row * K + k), .src_row = K};
-                pack_part(net, net->k->pack_columns, part, &transposed, k, gate_column(net, gate, block));
-                part.K = units, part.n = count, part.lanes = round_up(count, vl);
-                if (rows)
-                    pack_part(net, net->k->pack_rows, part, &straight, row, k);
+                const void *src = at(net, W, (gate * net->H + unit) * K + k);
+                for (idx u = unit; u < end; u += vl) {
+                    const idx column = gate_column(net, gate, u / vl), lanes = gate_lanes(net, u / vl);
+                    const transposition t = {at(net, src, (u - unit) * K),
+                                             idx_min(end - u, vl),
+                                             count,
+                                             K,
+                                             z_panels,
+                                             K,
+                                             net->z_width,
+                                             k,
+                                             column,
+                                             lanes};
+                    transpose(net, &t);
+                }
+                if (panels) {
+                    const pack_rows_args straight = {end - unit,           count,  src, K, at(net, panels, k * net->GH),
+                                                     gate * net->H + unit, net->GH};
+                    net->k->pack_rows(&straight);
+                }
             }
         }
     }
 }
 
 /* W (N, K), transposed, to gemm panels. */
-static void pack_transposed(const network *net, const void *W, idx N, idx K, void *dst) {
+static void pack_transposed(const network *net, const void *W, idx N, idx K, void *panels) {
     const idx vl = net->k->vl;
-    const panels to = {dst, K, round_up(N, vl)};
     for (idx col = 0; col < N; col += vl) {
-        const idx n = idx_min(N - col, vl);
-        const pack_args part = {.K = K, .n = n, .lanes = vl, .src = at(net, W, col * K), .src_row = K};
-        pack_part(net, net->k->pack_columns, part, &to, 0, col);
+        const transposition t = {
+            at(net, W, col * K), idx_min(N - col, vl), K, K, panels, K, round_up(N, vl), 0, col, vl};
+        transpose(net, &t);
     }
 }
 
 /* W (rows, N) to gemm panels. */
-static void pack_straight(const network *net, const void *W, idx rows, idx N, void *dst) {
-    const idx vl = net->k->vl;
-    const panels to = {dst, rows, round_up(N, vl)};
-    for (idx col = 0; col < N; col += net->k->panel) {
-        const idx n = idx_min(N - col, net->k->panel);
-        const pack_args part = {.K = rows, .n = n, .lanes = round_up(n, vl), .src = at(net, W, col), .src_row = N};
-        pack_part(net, net->k->pack_rows, part, &to, 0, col);
-    }
+static void pack_straight(const network *net, const void *W, idx rows, idx N, void *panels) {
+    const pack_rows_args args = {rows, N, W, N, panels, 0, rows};
+    net->k->pack_rows(&args);
 }
 
 /* bias_ih + bias_hh, in the order of the blocks; zeros without bias. */
-static void pack_bias(const network *net, range blocks, const void *ih, const void *hh, void *dst) {
+static void pack_bias(const network *net, range units, const void *ih, const void *hh, void *dst) {
     const idx vl = net->k->vl;
-    for (idx block = blocks.begin; block < blocks.end; block++) {
+    for (idx block = units.begin / vl; block * vl < units.end; block++) {
         for (idx gate = 0; gate < net->GH / net->H; gate++) {
             for (idx lane = 0; lane < gate_lanes(net, block); lane++) {
                 const idx unit = block * vl + lane, to = gate_column(net, gate, block) + lane;
@@ -113,7 +129,7 @@ static void pack_bias(const network *net, range blocks, const void *ih, const vo
 static void pack_normalization(const network *net, const void *const *params, const layer_weights *w) {
     const param_places p = network_param_places(net->spec);
     const idx width = net->H_blocks * net->k->vl;
-    const range all = {0, net->H_blocks};
+    const range all = {0, net->H};
     for (idx gate = 0; gate < net->GH / net->H; gate++)
         pack_straight(net, at(net, params[p.weight_ln], gate * net->H), 1, net->H, at(net, w->gain, gate * width));
     pack_straight(net, params[p.weight_ln_c], 1, net->H, at(net, w->gain, net->z_width));
@@ -145,33 +161,33 @@ typedef struct pack_call {
     network net;
     const void *const *params;
     void *pack;
-    int parts; /* of the blocks of hidden units */
+    int parts; /* of the hidden units */
 } pack_call;
 
-static void pack_blocks(void *context, int part) {
+static void pack_units(void *context, int part) {
     const pack_call *c = context;
     const network *net = &c->net;
-    const row_split split = {.B = net->H_blocks, .tile = 1, .parts = c->parts};
-    const range blocks = row_split_range(&split, part);
+    const row_split split = {.B = net->H, .tile = UNITS, .parts = c->parts};
+    const range units = row_split_range(&split, part);
     const void *const *params = c->params;
     for (idx index = 0; index < net->L * net->D; index++, params += network_param_places(net->spec).count) {
         const idx layer = index / net->D;
         const layer_weights w = network_weights(net, c->pack, layer, index % net->D);
         const int bias = net->spec->bias && !network_normalizes(net);
-        pack_bias(net, blocks, bias ? params[2] : NULL, bias ? params[3] : NULL, w.bias);
-        pack_gates(net, blocks, params[0], network_layer_input(net, layer), w.w_ih, w.w_ih_panels);
-        pack_gates(net, blocks, params[1], net->P, w.w_hh, w.w_hh_panels);
+        pack_bias(net, units, bias ? params[2] : NULL, bias ? params[3] : NULL, w.bias);
+        pack_gates(net, units, params[0], network_layer_input(net, layer), w.w_ih, w.w_ih_panels);
+        pack_gates(net, units, params[1], net->P, w.w_hh, w.w_hh_panels);
         if (part == 0 && !net->plain)
             pack_variant(net, params, &w);
     }
 }
 
-/* Threads share what takes longer than to wake one up. */
+/* How many threads share a pack: two from twice BYTES_OF_A_PART on, which takes longer than to wake one up. */
 static int parts_of(const network *net, int training) {
     enum { BYTES_OF_A_PART = 2 << 20 };
     size_t bytes = 0;
     network_pack_size(net, training, &bytes);
-    const idx parts = idx_min((idx)(bytes / BYTES_OF_A_PART), net->H_blocks);
+    const idx parts = idx_min((idx)(bytes / BYTES_OF_A_PART), net->H / UNITS);
     return parts < 2 ? 1 : (int)idx_min(parts, clstm_get_num_threads());
 }
 
@@ -193,6 +209,6 @@ int clstm_pack(const clstm_spec *spec, int training, const void *const *params, 
     header->training = training != 0;
     header->spec = *spec;
     c.parts = parts_of(&c.net, training);
-    clstm_parallel(c.parts, pack_blocks, &c);
+    clstm_parallel(c.parts, pack_units, &c);
     return CLSTM_OK;
 }
