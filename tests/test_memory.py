@@ -225,11 +225,17 @@ def test_the_next_pack_takes_the_place_of_one_that_nobody_has():
     assert large_page_bytes() == before
 
 
-@has_large_pages
-def test_steps_of_training_reuse_their_memory(monkeypatch):
-    allocated = []
+@pytest.fixture
+def allocated(monkeypatch):
+    """The sizes of the blocks in large pages that are allocated during a test."""
+    sizes = []
     allocate = large_pages.allocate
-    monkeypatch.setattr(large_pages, "allocate", lambda size: allocated.append(size) or allocate(size))
+    monkeypatch.setattr(large_pages, "allocate", lambda size: sizes.append(size) or allocate(size))
+    return sizes
+
+
+@has_large_pages
+def test_steps_of_training_reuse_their_memory(allocated):
     lstm = clstm.LSTM(300, 300, seed=0)
     clstm.set_num_threads(1)
     x = np.ones((40, 32, 300), np.float32)  # scratch memory of 0.2 MB forward; backward 3.7 MB, in large pages
@@ -240,6 +246,23 @@ def test_steps_of_training_reuse_their_memory(monkeypatch):
         clstm.SGD(lstm).step(grads)
         counts.append(len(allocated))
     assert counts[2] > 2 and counts[5] == counts[2]
+
+
+@has_large_pages
+def test_a_plain_call_drops_what_only_training_needs(allocated):
+    lstm = clstm.LSTM(300, 300, seed=0)
+    clstm.set_num_threads(1)
+    x = np.ones((40, 32, 300), np.float32)
+
+    def train():
+        y, _, tape = lstm.forward(x)
+        lstm.backward(tape, y)
+        return len(allocated)
+
+    before = train()
+    assert train() == before
+    lstm(x)
+    assert train() == before + 2, "gradients, and scratch memory of the backward pass"
 
 
 def test_a_pack_that_a_tape_has_stays_as_it_is():
