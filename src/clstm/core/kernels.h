@@ -83,8 +83,7 @@ typedef struct cell_grad_args {
     idx dz_row;
 } cell_grad_args;
 
-/* Copies a (K, n) matrix to rows row .. row + K of a (rows, n rounded up to VL) matrix in gemm panels; zeros round it
- * up. */
+/* Copies a (K, n) matrix to rows row .. row + K of a (rows, n) matrix in gemm panels; zeros round n up to VL. */
 typedef struct pack_rows_args {
     idx K, n;
     const void *src;
@@ -93,8 +92,7 @@ typedef struct pack_rows_args {
     idx row, rows;
 } pack_rows_args;
 
-/* Transposes an (n, K) matrix, n <= lanes <= VL, to K rows of `lanes` elements, dst_row apart; those past n become 0.
- */
+/* Transposes an (n, K) matrix, n <= lanes <= VL, to K rows of `lanes` elements, dst_row apart: n, then zeros. */
 typedef struct pack_columns_args {
     idx K, n, lanes;
     const void *src;

@@ -22,25 +22,18 @@ int clstm_pack_size(const clstm_spec *spec, int training, size_t *bytes) {
     return bytes ? network_pack_size(&net, training, bytes) : CLSTM_ERROR_NULL;
 }
 
-/* W (n, K), rows src_row apart, transposed, to rows row .. row + K and `lanes` columns, from `col` on, of a (rows,
- * columns) matrix in gemm panels. */
-typedef struct transposition {
-    const void *W;
-    idx n, K, src_row;
-    void *panels;
-    idx rows, columns, row, col, lanes;
-} transposition;
+/* A (rows, columns) matrix in gemm panels. */
+typedef struct panels {
+    void *p;
+    idx rows, columns;
+} panels;
 
-static void transpose(const network *net, const transposition *t) {
-    const idx panel = t->col / net->k->panel * net->k->panel, width = idx_min(t->columns - panel, net->k->panel);
-    const pack_columns_args args = {.K = t->K,
-                                    .n = t->n,
-                                    .lanes = t->lanes,
-                                    .src = t->W,
-                                    .src_row = t->src_row,
-                                    .dst = at(net, t->panels, panel * t->rows + t->row * width + (t->col - panel)),
-                                    .dst_row = width};
-    net->k->pack_columns(&args);
+/* Transposes `part` to the panels, from (row, col) on. */
+static void transpose(const network *net, pack_columns_args part, const panels *to, idx row, idx col) {
+    const idx panel = col / net->k->panel * net->k->panel;
+    part.dst_row = idx_min(to->columns - panel, net->k->panel);
+    part.dst = at(net, to->p, panel * to->rows + row * part.dst_row + (col - panel));
+    net->k->pack_columns(&part);
 }
 
 /* Columns of each gate in a block of hidden units. */
@@ -57,34 +50,36 @@ static idx gate_column(const network *net, idx gate, idx block) {
 /* What is packed at a time: multiples of every vector's and every panel's elements. */
 enum { UNITS = 16, COLUMNS = 64 };
 
-/* W (GH, K), transposed, to gemm panels of z_width columns; and as it is to other panels, unless those are NULL. A
- * small part of W is taken to both, four gates of it to lines of the former that follow each other. */
-static void pack_gates(const network *net, range units, const void *W, idx K, void *z_panels, void *panels) {
+/* W (GH, K), transposed, to gemm panels of z_width columns, where the gates of a unit are neighbours; and as it is to
+ * its own panels, unless those are NULL. W is read once, a small part at a time. */
+static void pack_gates(const network *net, range units, const void *W, idx K, void *z_panels, void *own_panels) {
     const idx vl = net->k->vl;
+    const panels z = {z_panels, K, net->z_width};
     for (idx unit = units.begin; unit < units.end; unit += UNITS) {
-        const idx end = idx_min(unit + UNITS, units.end);
+        const idx n = idx_min(units.end - unit, UNITS);
         for (idx k = 0; k < K; k += COLUMNS) {
             const idx count = idx_min(K - k, COLUMNS);
             for (idx gate = 0; gate < net->GH / net->H; gate++) {
-                const void *src = at(net, W, (gate * net->H + unit) * K + k);
-                for (idx u = unit; u < end; u += vl) {
-                    const idx column = gate_column(net, gate, u / vl), lanes = gate_lanes(net, u / vl);
-                    const transposition t = {at(net, src, (u - unit) * K),
-                                             idx_min(end - u, vl),
-                                             count,
-                                             K,
-                                             z_panels,
-                                             K,
-                                             net->z_width,
-                                             k,
-                                             column,
-                                             lanes};
-                    transpose(net, &t);
+                const idx row = gate * net->H + unit;
+                const void *src = at(net, W, row * K + k);
+                for (idx i = 0; i < n; i += vl) {
+                    const idx block = (unit + i) / vl;
+                    const pack_columns_args part = {.K = count,
+                                                    .n = idx_min(n - i, vl),
+                                                    .lanes = gate_lanes(net, block),
+                                                    .src = at(net, src, i * K),
+                                                    .src_row = K};
+                    transpose(net, part, &z, k, gate_column(net, gate, block));
                 }
-                if (panels) {
-                    const pack_rows_args straight = {end - unit,           count,  src, K, at(net, panels, k * net->GH),
-                                                     gate * net->H + unit, net->GH};
-                    net->k->pack_rows(&straight);
+                if (own_panels) {
+                    const pack_rows_args part = {.K = n,
+                                                 .n = count,
+                                                 .src = src,
+                                                 .src_row = K,
+                                                 .dst = at(net, own_panels, k * net->GH),
+                                                 .row = row,
+                                                 .rows = net->GH};
+                    net->k->pack_rows(&part);
                 }
             }
         }
@@ -92,19 +87,20 @@ static void pack_gates(const network *net, range units, const void *W, idx K, vo
 }
 
 /* W (N, K), transposed, to gemm panels. */
-static void pack_transposed(const network *net, const void *W, idx N, idx K, void *panels) {
+static void pack_transposed(const network *net, const void *W, idx N, idx K, void *dst) {
     const idx vl = net->k->vl;
+    const panels to = {dst, K, round_up(N, vl)};
     for (idx col = 0; col < N; col += vl) {
-        const transposition t = {
-            at(net, W, col * K), idx_min(N - col, vl), K, K, panels, K, round_up(N, vl), 0, col, vl};
-        transpose(net, &t);
+        const pack_columns_args part = {
+            .K = K, .n = idx_min(N - col, vl), .lanes = vl, .src = at(net, W, col * K), .src_row = K};
+        transpose(net, part, &to, 0, col);
     }
 }
 
 /* W (rows, N) to gemm panels. */
-static void pack_straight(const network *net, const void *W, idx rows, idx N, void *panels) {
-    const pack_rows_args args = {rows, N, W, N, panels, 0, rows};
-    net->k->pack_rows(&args);
+static void pack_straight(const network *net, const void *W, idx rows, idx N, void *dst) {
+    const pack_rows_args all = {.K = rows, .n = N, .src = W, .src_row = N, .dst = dst, .rows = rows};
+    net->k->pack_rows(&all);
 }
 
 /* bias_ih + bias_hh, in the order of the blocks; zeros without bias. */
