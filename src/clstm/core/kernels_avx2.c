@@ -18,6 +18,8 @@
 static const int32_t mask_words[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 #define MASK(words) _mm256_loadu_si256((const __m256i *)(mask_words + 8 - (words)))
 
+/* ZIP: unpacking zips the halves of 128 bits one by one; halves 0x20 joins the lower ones of both results, 0x31 the
+ * upper. */
 #define TYPE f32
 #define real float
 #define vec __m256
