@@ -43,7 +43,7 @@ def clip_grad_norm(grads: Mapping[str, np.ndarray], max_norm: float) -> float:
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm is {max_norm!r}, but a number above 0 is expected")
-    pieces = (grad[piece] for grad in map(np.asarray, grads.values()) for piece in _pieces(grad))
+    pieces = (grad[piece] for grad in map(np.atleast_1d, grads.values()) for piece in _pieces(grad))
     norm = math.sqrt(sum(float(np.square(piece, dtype=np.float64).sum()) for piece in pieces))
     scale = max_norm / (norm + 1e-6)  # PyTorch's guard against 0
     if not scale >= 1.0:
@@ -96,8 +96,9 @@ class Optimizer(ABC):
         arrays = matching_arrays(own, parameters, "grads", copy=False)
         self._step += 1
         for name, parameter in parameters.items():
-            updated = [parameter, arrays[name], *(self._state[slot][name] for slot in self.slots)]
-            for piece in _pieces(parameter):
+            slots = (self._state[slot][name] for slot in self.slots)
+            updated = [np.atleast_1d(array) for array in (parameter, arrays[name], *slots)]
+            for piece in _pieces(updated[0]):
                 self._update(*(array[piece] for array in updated))
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -214,6 +215,7 @@ class Adam(Optimizer):
     """
 
     slots = ("exp_avg", "exp_avg_sq")
+    _decoupled = False  # weight decay shrinks the parameter itself, not by way of the gradient
 
     def __init__(
         self,
@@ -231,14 +233,13 @@ class Adam(Optimizer):
         self.weight_decay = _at_least_zero("weight_decay", weight_decay)
         super().__init__(parameters, lr)
 
-    def _decay(self, parameter: np.ndarray, grad: np.ndarray) -> np.ndarray:
-        return grad + self.weight_decay * parameter
-
     def _update(self, parameter: np.ndarray, grad: np.ndarray, *slots: np.ndarray) -> None:
         exp_avg, exp_avg_sq = slots
         beta1, beta2 = self.betas
-        if self.weight_decay:
-            grad = self._decay(parameter, grad)
+        if self.weight_decay and self._decoupled:
+            parameter *= 1.0 - self.lr * self.weight_decay
+        elif self.weight_decay:
+            grad = grad + self.weight_decay * parameter
         work = grad - exp_avg
         work *= 1.0 - beta1
         exp_avg += work
@@ -278,6 +279,8 @@ class AdamW(Adam):
     array([0.999, 1.998])
     """
 
+    _decoupled = True
+
     def __init__(
         self,
         parameters: Module | Mapping[str, np.ndarray],
@@ -288,16 +291,9 @@ class AdamW(Adam):
     ) -> None:
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
-    def _decay(self, parameter: np.ndarray, grad: np.ndarray) -> np.ndarray:
-        parameter *= 1.0 - self.lr * self.weight_decay
-        return grad
 
-
-def _pieces(array: np.ndarray) -> Iterator[tuple[slice | None, ...]]:
+def _pieces(array: np.ndarray) -> Iterator[tuple[slice, ...]]:
     """Indices that make views of an array's rows, some at a time; of its columns, where those lie together."""
-    if array.ndim == 0:
-        yield (None,)  # one row of one number
-        return
     axis = max(range(array.ndim), key=lambda axis: abs(array.strides[axis]) if array.shape[axis] > 1 else 0)
     length = array.shape[axis]
     rows = max(1, PIECE * length // max(1, array.size))

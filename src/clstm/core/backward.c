@@ -148,7 +148,7 @@ static plane layer_dy(const backward_call *b, idx layer) {
     const network *net = &b->net;
     const clstm_gradients *g = b->grads;
     const idx DP = net->D * net->P;
-    if (layer < b->part.end_layer - 1)
+    if (layer < b->layers.end_layer - 1)
         return plane_of(b->s.dlayer[layer % 2], b->B * DP, DP);
     if (!g->dy)
         return plane_of(b->s.zeros, 0, 0);
@@ -157,7 +157,7 @@ static plane layer_dy(const backward_call *b, idx layer) {
 
 static plane layer_dx(const backward_call *b, idx layer) {
     const clstm_gradients *g = b->grads;
-    if (layer > b->part.layer)
+    if (layer > b->layers.layer)
         return layer_dy(b, layer - 1);
     return plane_of(g->dx, (idx)g->dx_time_stride, (idx)g->dx_row_stride);
 }
@@ -165,7 +165,7 @@ static plane layer_dx(const backward_call *b, idx layer) {
 static void undrop(void *context, int part) {
     const backward_pass *d = context;
     const backward_call *b = d->b;
-    const range rows = row_split_range(&b->row_parts, part);
+    const range rows = split_range(&b->row_split, part);
     for (idx t = 0; t < b->T; t++)
         for (idx row = rows.begin; row < rows.end; row++) {
             void *dx = d->gives_dx ? caller_at(&b->net, b->caller, d->dx, t, row) : plane_at(&b->net, d->dx, t, row);
@@ -177,7 +177,7 @@ static void undrop(void *context, int part) {
 static void sort_gradients(backward_pass *d) {
     const backward_call *b = d->b;
     const network *net = &b->net;
-    if (d->layer == b->part.end_layer - 1 && b->grads->dy) {
+    if (d->layer == b->layers.end_layer - 1 && b->grads->dy) {
         d->dy_taken = d->dy;
         d->dy = plane_of(b->s.dy, 0, net->P);
     }
@@ -211,8 +211,8 @@ static void backward_layer(const backward_call *b, idx layer) {
     backward_pass d = {.b = b, .layer = layer, .I = network_layer_input(net, layer)};
     d.x = layer_input(b, layer);
     d.dx = layer_dx(b, layer);
-    d.gives_dx = b->caller.order && layer == b->part.layer;
-    for (idx direction = b->part.direction; direction < b->part.end_direction; direction++) {
+    d.gives_dx = b->caller.order && layer == b->layers.layer;
+    for (idx direction = b->layers.direction; direction < b->layers.end_direction; direction++) {
         const idx index = layer * net->D + direction, gates = net->gates_row;
         const direction_tape tape = network_direction_tape(net, b->tape, b->T, b->B, layer, direction);
         d.index = index;
@@ -223,7 +223,7 @@ static void backward_layer(const backward_call *b, idx layer) {
             d.cell = variant_cell_of(net, &d.w);
         d.dparams = g->dparams ? g->dparams + index * network_param_places(net->spec).count : NULL;
         d.h = plane_of(at(net, h.p, direction * P), h.time, h.row);
-        d.dy = plane_of(at(net, dy.p, g->dy || layer < b->part.end_layer - 1 ? direction * P : 0), dy.time, dy.row);
+        d.dy = plane_of(at(net, dy.p, g->dy || layer < b->layers.end_layer - 1 ? direction * P : 0), dy.time, dy.row);
         d.c = plane_of(tape.c, c_states, H);
         d.gates = plane_of(tape.gates, b->B * gates, gates);
         d.unprojected = plane_of(tape.out, c_states, H);
@@ -239,8 +239,8 @@ static void backward_layer(const backward_call *b, idx layer) {
             write_learned_state(&d);
         give_states(&d);
     }
-    if (network_drops(net, layer) && b->part.end_direction == net->D && d.dx.p)
-        clstm_parallel((int)b->row_parts.parts, undrop, &d);
+    if (network_drops(net, layer) && b->layers.end_direction == net->D && d.dx.p)
+        clstm_parallel((int)b->row_split.parts, undrop, &d);
 }
 
 /* ---- entry point ---- */
@@ -249,14 +249,13 @@ static int open_tape(backward_call *b, const clstm_spec *spec, const void *tape)
     const tape_header *header = tape;
     if (!tape)
         return CLSTM_ERROR_NULL;
-    if (header->magic != CLSTM_TAPE_MAGIC || !network_same(spec, &header->spec) ||
-        spec->dropout != header->spec.dropout)
+    if (header->magic != TAPE_MAGIC || !network_same(spec, &header->spec) || spec->dropout != header->spec.dropout)
         return CLSTM_ERROR_TAPE;
     b->tape = tape;
     b->T = (idx)header->T;
     b->B = (idx)header->B;
     b->head = network_tape(&b->net, tape, b->T, b->B);
-    return network_part_of(&b->net, header->part, &b->part);
+    return network_layers_of(&b->net, header->part, &b->layers);
 }
 
 int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, const clstm_gradients *grads,
@@ -279,18 +278,18 @@ int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, c
         return status;
     b.caller.order = b.head.header->has_order ? b.head.order : NULL;
     const work_split split = network_split_work(&b.net, b.T, b.B, !b.s.active && !b.caller.order);
-    b.row_parts = split.rows;
+    b.row_split = split.rows;
     b.pieces = split.pieces;
     b.weight_parts = network_worth_parts(&b.net, b.T, b.B);
     if (network_stays_alone(&b.net, b.T, b.B))
-        b.row_parts.parts = b.pieces = b.weight_parts = 1;
+        b.row_split.parts = b.pieces = b.weight_parts = 1;
     memset(b.s.zeros, 0, (size_t)zeros_needed(&b.net) * b.net.size);
     interruption interruption;
     b.interruption = &interruption;
     interruption_start(&interruption, grads->interrupt, grads->interrupt_context);
     const fpmode caller = fpmode_enter();
     clstm_expect_work();
-    for (idx layer = b.part.end_layer - 1; layer >= b.part.layer; layer--)
+    for (idx layer = b.layers.end_layer - 1; layer >= b.layers.layer; layer--)
         backward_layer(&b, layer);
     clstm_expect_no_work();
     fpmode_leave(caller);

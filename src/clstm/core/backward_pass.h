@@ -32,11 +32,11 @@ typedef struct backward_call {
     const clstm_gradients *grads;
     const void *pack, *tape;
     tape_parts head;
-    network_part part;
+    layer_range layers;
     idx T, B;
     caller_rows caller;
     idx steps; /* of a chunk */
-    row_split row_parts;
+    even_split row_split;
     idx pieces; /* of the units of a step, for as many threads; 1: threads split the rows instead */
     idx weight_parts;
     backward_scratch s;
@@ -62,8 +62,11 @@ typedef struct backward_pass {
     idx s0, s1;             /* visited steps of the chunk */
 } backward_pass;
 
-/* The time of visited step s. */
+/* The time of visited step s: the forward pass began with the last of them. */
 static inline idx time_of(const backward_pass *d, idx s) { return d->reverse ? s : d->b->T - 1 - s; }
+
+/* The time of the step that the forward pass ran before time t. */
+static inline idx time_before(const backward_pass *d, idx t) { return d->reverse ? t + 1 : t - 1; }
 
 /* Row `row` of dz at visited step s; s = s0 - 1 is the last step of the chunk before. */
 static inline void *dz_at(const backward_pass *d, idx s, idx row) {

@@ -23,7 +23,7 @@ static void *factors_at(const backward_call *b, idx row) {
 static void variant_grad_rows(const backward_pass *d, idx s, idx begin, idx end, int has_after, int has_before) {
     const backward_call *b = d->b;
     const network *net = &b->net;
-    const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1, r = b->s.offset[s - d->s0] + begin;
+    const idx t = time_of(d, s), before = time_before(d, t), r = b->s.offset[s - d->s0] + begin;
     const plane c_prev = has_before ? d->c : d->c0;
     const step_masks masks =
         dropout_draw_masks(net, &b->s.masks, b->head.header->seed, d->index, step_of(b, t), b->B, begin, end - begin);
@@ -65,7 +65,7 @@ static void variant_grad_rows(const backward_pass *d, idx s, idx begin, idx end,
 static void grad_rows(const backward_pass *d, idx s, idx begin, idx end, int has_after, int has_before, range units) {
     const backward_call *b = d->b;
     const network *net = &b->net;
-    const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1;
+    const idx t = time_of(d, s), before = time_before(d, t);
     if (begin >= end)
         return;
     if (!net->plain) {
@@ -139,7 +139,7 @@ static const void *masked_h(const backward_pass *d, idx row, const void *h) {
 static void put_inputs(const backward_pass *d, idx rows, idx r, idx t, idx row, int has_before) {
     const backward_call *b = d->b;
     const network *net = &b->net;
-    const idx before = d->reverse ? t + 1 : t - 1;
+    const idx before = time_before(d, t);
     const void *h = has_before ? plane_at(net, d->h, before, row) : plane_at(net, d->h0, 0, row);
     put_row(net, b->s.x_panels, rows, r, plane_at(net, d->x, t, row), d->I);
     put_row(net, b->s.h_panels, rows, r, masked_h(d, row, h), net->P);
@@ -206,7 +206,7 @@ static void step_inputs(const backward_pass *d, idx s0, idx s1, idx begin, idx e
     const backward_call *b = d->b;
     const idx all_rows = b->s.offset[d->s1 - d->s0];
     for (idx s = s0; s < s1 && d->dparams; s++) {
-        const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1;
+        const idx t = time_of(d, s), before = time_before(d, t);
         const idx n = begin + active_rows(b->s.active, b->T, t, begin, end - begin);
         const idx n_before = begin + active_rows(b->s.active, b->T, before, begin, end - begin);
         for (idx row = begin; row < n; row++)
@@ -230,10 +230,10 @@ static void keep_last_step(const backward_pass *d, idx begin, idx end) {
 static void chunk_rows(void *context, int part) {
     const backward_pass *d = context;
     const backward_call *b = d->b;
-    const range rows = row_split_range(&b->row_parts, part), units = {0, b->net.H};
+    const range rows = split_range(&b->row_split, part), units = {0, b->net.H};
     const idx first = rows.begin, end = rows.end;
     for (idx s = d->s0; s < d->s1; s++) {
-        const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1, after = 2 * t - before;
+        const idx t = time_of(d, s), before = time_before(d, t), after = 2 * t - before;
         const idx n = first + active_rows(b->s.active, b->T, t, first, end - first);
         idx n_before = first + active_rows(b->s.active, b->T, before, first, end - first);
         idx n_after = first + active_rows(b->s.active, b->T, after, first, end - first);
@@ -265,17 +265,17 @@ static void team_part(void *context, int part) {
     unit_team *team = context;
     const backward_pass *d = team->d;
     const backward_call *b = d->b;
-    const row_split units = {.B = b->net.H, .tile = b->net.k->panel, .parts = b->pieces};
+    const even_split units = {.n = b->net.H, .multiple = b->net.k->panel, .parts = b->pieces};
     const idx s = d->s0 + part / b->pieces;
     spin_until(&team->done, part / b->pieces * b->pieces);
-    grad_rows(d, s, 0, b->B, s > 0, s < b->T - 1, row_split_range(&units, part % b->pieces));
+    grad_rows(d, s, 0, b->B, s > 0, s < b->T - 1, split_range(&units, part % b->pieces));
     atomic_fetch_add_explicit(&team->done, 1, memory_order_release);
 }
 
 static void chunk_steps(void *context, int part) {
     const backward_pass *d = context;
-    const row_split steps = {.B = d->s1 - d->s0, .tile = 1, .parts = d->b->pieces};
-    const range of_part = row_split_range(&steps, part);
+    const even_split steps = {.n = d->s1 - d->s0, .multiple = 1, .parts = d->b->pieces};
+    const range of_part = split_range(&steps, part);
     step_inputs(d, d->s0 + of_part.begin, d->s0 + of_part.end, 0, d->b->B);
 }
 
@@ -293,5 +293,5 @@ void backward_rows(backward_pass *d) {
     if (d->b->pieces > 1)
         chunk_units(d);
     else
-        clstm_parallel((int)d->b->row_parts.parts, chunk_rows, d);
+        clstm_parallel((int)d->b->row_split.parts, chunk_rows, d);
 }

@@ -7,7 +7,6 @@
 #include "variants.h"
 
 enum { TILES_AT_ONCE = 12 };
-enum { FAR_BYTES = 1 << 20 }; /* a larger dW has left the L2 cache when the next chunk comes to it */
 
 /* Rows of the chunk. */
 static idx chunk_size(const backward_pass *d) { return d->b->s.offset[d->s1 - d->s0]; }
@@ -20,8 +19,8 @@ typedef struct tiles {
 
 static tiles transpose_rows(const backward_pass *d, const void *dz, idx src_row, idx M, void *to, int part) {
     const network *net = &d->b->net;
-    const row_split units = {.B = M, .tile = net->k->max_rows, .parts = d->b->weight_parts};
-    const range of_part = row_split_range(&units, part);
+    const even_split units = {.n = M, .multiple = net->k->max_rows, .parts = d->b->weight_parts};
+    const range of_part = split_range(&units, part);
     const tiles t = {at(net, to, of_part.begin * chunk_size(d)), chunk_size(d), of_part.begin, of_part.end};
     const tile_args g = {.K = t.rows,
                          .M = t.end - t.first,
@@ -50,7 +49,7 @@ static void add_weight_product(const backward_pass *d, const tiles *dz, const vo
                              .init_row = n,
                              .C = to,
                              .c_row = n,
-                             .c_is_far = (size_t)(net->GH * n) * net->size > FAR_BYTES};
+                             .c_is_far = (size_t)(net->GH * n) * net->size > L2_BYTES};
         net->k->gemm(&g);
     }
 }
@@ -58,8 +57,8 @@ static void add_weight_product(const backward_pass *d, const tiles *dz, const vo
 /* The gradient of bias_ih: the sum of dz over the chunk's rows, for the part's columns. */
 static void add_bias(const backward_pass *d, int part) {
     const network *net = &d->b->net;
-    const row_split gates = {.B = net->GH, .tile = net->k->vl, .parts = d->b->weight_parts};
-    const range columns = row_split_range(&gates, part);
+    const even_split gates = {.n = net->GH, .multiple = net->k->vl, .parts = d->b->weight_parts};
+    const range columns = split_range(&gates, part);
     const sum_args g = {.rows = chunk_size(d),
                         .n = columns.end - columns.begin,
                         .a = at(net, dz_at(d, d->s0, 0), columns.begin),
@@ -69,8 +68,8 @@ static void add_bias(const backward_pass *d, int part) {
 }
 
 /* dw (H) of a gate's peephole += dz c over rows begin .. end of a step, for hidden units first .. last. */
-static void add_peephole(const backward_pass *d, int gate, idx s, idx begin, idx end, plane c, idx t, idx first,
-                         idx last, void *dw) {
+static void add_peephole_dw(const backward_pass *d, int gate, idx s, idx begin, idx end, plane c, idx t, idx first,
+                            idx last, void *dw) {
     const network *net = &d->b->net;
     const sum_args g = {.rows = end - begin,
                         .n = last - first,
@@ -87,19 +86,19 @@ static void add_peephole(const backward_pass *d, int gate, idx s, idx begin, idx
 static void chunk_peepholes(const backward_pass *d, int part) {
     const backward_call *b = d->b;
     const network *net = &b->net;
-    const row_split units = {.B = net->H, .tile = net->k->vl, .parts = b->weight_parts};
-    const idx first = row_split_start(&units, part), last = row_split_start(&units, part + 1);
+    const even_split units = {.n = net->H, .multiple = net->k->vl, .parts = b->weight_parts};
+    const idx first = split_start(&units, part), last = split_start(&units, part + 1);
     void *dw = d->dparams[network_param_places(net->spec).weight_ch];
     for (int gate = GATE_I; gate <= GATE_O; gate++) {
         if (!d->cell.peephole[gate])
             continue;
         for (idx s = d->s0; s < d->s1; s++) {
-            const idx t = time_of(d, s), before = d->reverse ? t + 1 : t - 1;
+            const idx t = time_of(d, s), before = time_before(d, t);
             const idx n = active_rows(b->s.active, b->T, t, 0, b->B);
             const idx active_before = active_rows(b->s.active, b->T, before, 0, b->B);
             const idx n_before = gate == GATE_O || active_before > n ? n : active_before;
-            add_peephole(d, gate, s, 0, n_before, d->c, gate == GATE_O ? t : before, first, last, dw);
-            add_peephole(d, gate, s, n_before, n, d->c0, 0, first, last, dw);
+            add_peephole_dw(d, gate, s, 0, n_before, d->c, gate == GATE_O ? t : before, first, last, dw);
+            add_peephole_dw(d, gate, s, n_before, n, d->c0, 0, first, last, dw);
         }
         dw = at(net, dw, net->H);
     }
@@ -116,8 +115,8 @@ static void chunk_normalization(const backward_pass *d, int part) {
     const backward_call *b = d->b;
     const network *net = &b->net;
     const param_places p = network_param_places(net->spec);
-    const row_split units = {.B = net->H, .tile = net->k->vl, .parts = b->weight_parts};
-    const idx first = row_split_start(&units, part), last = row_split_start(&units, part + 1);
+    const even_split units = {.n = net->H, .multiple = net->k->vl, .parts = b->weight_parts};
+    const idx first = split_start(&units, part), last = split_start(&units, part + 1);
     for (int slot = 0; slot <= d->cell.cell_slot && first < last; slot++) {
         const idx column = slot * d->cell.width + first;
         sum_args g = {.rows = chunk_size(d),

@@ -35,7 +35,7 @@ static idx widest(const network *net) {
 /* Lays the scratch memory of a call out. A tape stands in for the layers between and for c. */
 static int take_scratch(arena *m, forward_call *f, int has_lengths, int has_order, int training) {
     const network *net = &f->net;
-    const idx H = net->H, DP = net->D * net->P, rows = row_split_most(&f->split);
+    const idx H = net->H, DP = net->D * net->P, rows = split_most(&f->row_split);
     f->chunk = chunk_steps(net, f->T, rows);
     f->products_first = products_first(net, f->T, rows);
     f->s.active = has_lengths ? arena_take(m, sizeof(int64_t), f->T, 1, 1) : NULL;
@@ -46,37 +46,37 @@ static int take_scratch(arena *m, forward_call *f, int has_lengths, int has_orde
     if (training)
         f->s.masks = dropout_take_masks(m, net, f->B);
     f->s.out = training || !network_projects(net) ? NULL : arena_take(m, net->size, f->B, H, 1);
-    f->s.normed = network_normalizes(net) ? arena_take(m, net->size, f->split.parts, network_normed(net), 1) : NULL;
+    f->s.normed = network_normalizes(net) ? arena_take(m, net->size, f->row_split.parts, network_normed(net), 1) : NULL;
     if (has_order && !training) {
         f->s.x_part = f->chunk * rows * (net->L > 1 && DP > net->I ? DP : net->I);
-        f->s.x = arena_take(m, net->size, f->split.parts, f->s.x_part, 1);
+        f->s.x = arena_take(m, net->size, f->row_split.parts, f->s.x_part, 1);
         f->s.h = arena_take(m, net->size, 2, f->B, net->P);
         f->s.h0 = arena_take(m, net->size, f->B, net->P, 1);
         f->s.c0 = arena_take(m, net->size, f->B, H, 1);
     }
     f->s.products_part = f->products_first ? f->chunk * rows * net->z_width : 0;
-    f->s.products = arena_take(m, net->size, f->pieces > 1 ? net->D : f->split.parts, f->s.products_part, 1);
+    f->s.products = arena_take(m, net->size, f->pieces > 1 ? net->D : f->row_split.parts, f->s.products_part, 1);
     return m->overflow ? CLSTM_ERROR_SIZE : CLSTM_OK;
 }
 
 static void split_work(forward_call *f, int may_split_units) {
     const work_split s = network_split_work(&f->net, f->T, f->B, may_split_units);
-    f->split = s.rows;
+    f->row_split = s.rows;
     f->pieces = s.pieces;
 }
 
 /* Takes as many threads as the workspace has room for. */
 static int fit_workspace(forward_call *f, void *workspace, size_t bytes) {
-    for (;; f->split.parts--) {
+    for (;; f->row_split.parts--) {
         arena m = {.base = workspace};
         const int status = take_scratch(&m, f, f->seq->lengths != NULL, f->order != NULL, f->tape != NULL);
         if (status)
             return status;
         if (m.used <= bytes)
             return CLSTM_OK;
-        if (f->split.parts == 1 && f->pieces == 1)
+        if (f->row_split.parts == 1 && f->pieces == 1)
             return CLSTM_ERROR_WORKSPACE;
-        f->split.parts += f->pieces > 1;
+        f->row_split.parts += f->pieces > 1;
         f->pieces = 1;
     }
 }
@@ -139,7 +139,7 @@ static plane layer_output(const forward_call *f, idx layer, idx first) {
     plane a = plane_of(NULL, f->B * DP, DP);
     if (f->tape)
         a.p = network_tape_output(net, f->tape, f->T, f->B, layer);
-    else if (layer == f->part.end_layer - 1)
+    else if (layer == f->layers.end_layer - 1)
         a = callers_output(f, 0);
     else
         a.p = f->s.between[layer % 2];
@@ -173,7 +173,7 @@ static plane passed_on(const forward_call *f, idx layer, idx first, idx rows, pl
  * becomes 0). Of a part of the network, x is an output of the layer below. */
 static plane first_input(const forward_call *f, idx first, idx rows) {
     const network *net = &f->net;
-    const idx layer = f->part.layer, I = network_layer_input(net, layer);
+    const idx layer = f->layers.layer, I = network_layer_input(net, layer);
     const plane x = callers_input(f);
     if (!f->tape)
         return plane_of(plane_at(net, x, 0, first), x.time, x.row);
@@ -212,7 +212,7 @@ static void tape_pass(forward_pass *d, idx layer, idx direction) {
     d->c = plane_of(at(net, tape.c, d->first * H), B * H, H);
     d->gates = plane_of(at(net, tape.gates, d->first * gates), B * gates, gates);
     d->unprojected = plane_of(tape.out, B * H, H);
-    if (layer == f->part.end_layer - 1)
+    if (layer == f->layers.end_layer - 1)
         d->copy = callers_output(f, direction);
 }
 
@@ -225,9 +225,9 @@ static void inference_pass(forward_pass *d, idx layer, idx direction) {
     d->c0 = sorted_state(d, initial_state(f, f->seq->c0, d->w.c0, d->index, H), f->s.c0, H);
     d->c = plane_of(at(net, f->s.c, (direction * B + d->first) * H), 0, H);
     d->unprojected = plane_of(f->s.out, 0, H);
-    if (f->order && layer == f->part.layer)
+    if (f->order && layer == f->layers.layer)
         d->x = callers_input(f);
-    if (f->order && layer == f->part.end_layer - 1) {
+    if (f->order && layer == f->layers.end_layer - 1) {
         d->out = plane_of(at(net, f->s.h, d->first * P), B * P, P);
         d->alternates = 1;
         d->copy = callers_output(f, direction);
@@ -238,11 +238,11 @@ static void inference_pass(forward_pass *d, idx layer, idx direction) {
 
 static forward_pass direction_pass(const forward_call *f, idx layer, idx direction, int part, plane in, plane out) {
     const network *net = &f->net;
-    const idx first = row_split_start(&f->split, part), index = layer * net->D + direction;
+    const idx first = split_start(&f->row_split, part), index = layer * net->D + direction;
     const idx share = f->pieces > 1 ? direction : part;
     forward_pass d = {.f = f,
                       .first = first,
-                      .rows = row_split_start(&f->split, part + 1) - first,
+                      .rows = split_start(&f->row_split, part + 1) - first,
                       .caller = {f->order, first},
                       .reverse = direction == 1,
                       .index = index,
@@ -268,14 +268,14 @@ static forward_pass direction_pass(const forward_call *f, idx layer, idx directi
 
 static void forward_rows(void *context, int part) {
     const forward_call *f = context;
-    const idx first = row_split_start(&f->split, part), rows = row_split_start(&f->split, part + 1) - first;
+    const idx first = split_start(&f->row_split, part), rows = split_start(&f->row_split, part + 1) - first;
     if (rows == 0)
         return;
     plane in = first_input(f, first, rows);
-    for (idx layer = f->part.layer; layer < f->part.end_layer; layer++) {
+    for (idx layer = f->layers.layer; layer < f->layers.end_layer; layer++) {
         const plane out = layer_output(f, layer, first);
         forward_pass d[2];
-        for (idx direction = f->part.direction; direction < f->part.end_direction; direction++) {
+        for (idx direction = f->layers.direction; direction < f->layers.end_direction; direction++) {
             d[direction] = direction_pass(f, layer, direction, part, in, out);
             if (f->pieces == 1)
                 forward_pass_run(&d[direction]);
@@ -289,7 +289,7 @@ static void forward_rows(void *context, int part) {
 /* Threads split the rows here, or the units within each layer. */
 static void run_stack(forward_call *f) {
     if (f->pieces == 1) {
-        clstm_parallel((int)f->split.parts, forward_rows, f);
+        clstm_parallel((int)f->row_split.parts, forward_rows, f);
         return;
     }
     forward_rows(f, 0);
@@ -315,7 +315,7 @@ static void write_tape_head(const forward_call *f) {
     const network *net = &f->net;
     const tape_parts tape = network_tape(net, f->tape, f->T, f->B);
     memset(tape.header, 0, sizeof *tape.header);
-    tape.header->magic = CLSTM_TAPE_MAGIC;
+    tape.header->magic = TAPE_MAGIC;
     tape.header->has_lengths = f->seq->lengths != NULL;
     tape.header->has_order = f->order != NULL;
     tape.header->has_h0 = f->seq->h0 != NULL;
@@ -342,7 +342,7 @@ int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence
     if (!status)
         status = network_open_pack(spec, pack, tape != NULL, &f.net);
     if (!status)
-        status = seq->first_step < 0 ? CLSTM_ERROR_SIZE : network_part_of(&f.net, seq->part, &f.part);
+        status = seq->first_step < 0 ? CLSTM_ERROR_SIZE : network_layers_of(&f.net, seq->part, &f.layers);
     if (status)
         return status;
     const int empty = f.T == 0 || f.B == 0;
@@ -351,7 +351,7 @@ int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence
         return CLSTM_ERROR_NULL;
     split_work(&f, !seq->lengths && !seq->order && !seq->part);
     if (f.pieces == 1 && network_stays_alone(&f.net, f.T, f.B)) /* with pieces, each span sees for itself */
-        f.split.parts = 1;
+        f.row_split.parts = 1;
     status = fit_workspace(&f, workspace, workspace_bytes);
     if (!status)
         status = seq->order && seq->trace && !tape ? CLSTM_ERROR_LENGTHS : network_check_order(seq->order, f.B);

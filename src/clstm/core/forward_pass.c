@@ -9,6 +9,7 @@
 #include "threads.h"
 #include "variants.h"
 
+/* The time of step s in processing order, and the other way round. */
 static idx time_of(const forward_pass *d, idx s) { return d->reverse ? d->f->T - 1 - s : s; }
 
 static idx valid_rows(const forward_pass *d, idx t) {
@@ -262,8 +263,8 @@ static void team_part(void *context, int part) {
     const forward_call *f = first->f;
     const idx stage = part / team->stage_parts, in_stage = part % team->stage_parts;
     const forward_pass *d = first + in_stage / f->pieces;
-    const row_split units = {.B = f->net.H_blocks, .tile = 1, .parts = f->pieces};
-    const range blocks = row_split_range(&units, in_stage % f->pieces);
+    const even_split units = {.n = f->net.H_blocks, .multiple = 1, .parts = f->pieces};
+    const range blocks = split_range(&units, in_stage % f->pieces);
     spin_until(&team->done, (long long)(stage * team->stage_parts));
     const idx per_chunk = f->chunk + f->products_first, chunk = team->first + stage / per_chunk * f->chunk;
     const idx step = stage % per_chunk - f->products_first, end = team->first + team->steps;

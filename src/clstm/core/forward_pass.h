@@ -26,12 +26,12 @@ typedef struct forward_call {
     const clstm_sequence *seq;
     const void *pack;
     void *tape; /* or NULL */
-    network_part part;
+    layer_range layers;
     idx T, B;
     const int64_t *order; /* of the caller's rows; or NULL */
     idx chunk;            /* steps at a time */
     int products_first; /* a chunk's input products are made before its steps, at once; else each step makes its own */
-    row_split split;
+    even_split row_split;
     idx pieces; /* of the units of a step, for as many threads; 1: threads split the rows instead */
     forward_scratch s;
     interruption *interruption;

@@ -223,16 +223,16 @@ int network_open_pack(const clstm_spec *spec, const void *pack, int training, ne
     return CLSTM_OK;
 }
 
-int network_part_of(const network *net, int64_t part, network_part *range) {
-    const network_part whole = {0, net->L, 0, net->D};
+int network_layers_of(const network *net, int64_t part, layer_range *layers) {
+    const layer_range all = {0, net->L, 0, net->D};
     if (part < 0 || part > net->L * net->D)
         return CLSTM_ERROR_SIZE;
-    *range = whole;
+    *layers = all;
     if (part) {
-        range->layer = (idx)(part - 1) / net->D;
-        range->end_layer = range->layer + 1;
-        range->direction = (idx)(part - 1) % net->D;
-        range->end_direction = range->direction + 1;
+        layers->layer = (idx)(part - 1) / net->D;
+        layers->end_layer = layers->layer + 1;
+        layers->direction = (idx)(part - 1) % net->D;
+        layers->end_direction = layers->direction + 1;
     }
     return CLSTM_OK;
 }
@@ -348,9 +348,9 @@ idx network_worth_parts(const network *net, idx T, idx B) {
 
 /* The parts of the rows: as many as the call is worth, of two rows at least, because one alone uses each weight that it
  * loads only once. */
-static row_split split_rows(const network *net, idx T, idx B) {
+static even_split split_rows(const network *net, idx T, idx B) {
     const idx worth = network_worth_parts(net, T, B), most = B / 2 > 1 ? B / 2 : 1;
-    const row_split s = {.B = B, .tile = 1, .parts = worth < most ? worth : most};
+    const even_split s = {.n = B, .multiple = 1, .parts = worth < most ? worth : most};
     return s;
 }
 
@@ -368,11 +368,11 @@ static idx split_units(const network *net, idx T, idx B) {
  * multiply-adds (about half a microsecond). Of as many parts as pieces, those of few rows wait for weights from beyond
  * the L2 cache: each of them reads all. */
 static int units_are_faster(const network *net, const work_split *s) {
-    enum { FEW_ROWS = 3, L2_BYTES = 1 << 20 };
-    const double step = 4.0 * (double)net->H * (double)net->H * (double)(s->rows.B * net->D), meeting = 25e3;
+    enum { FEW_ROWS = 3 };
+    const double step = 4.0 * (double)net->H * (double)net->H * (double)(s->rows.n * net->D), meeting = 25e3;
     const double bytes = 4.0 * (double)net->H * (double)(net->I + net->P) * (double)net->size;
     if (s->pieces == s->rows.parts)
-        return s->pieces > 1 && s->rows.B < FEW_ROWS * s->rows.parts && bytes > L2_BYTES;
+        return s->pieces > 1 && s->rows.n < FEW_ROWS * s->rows.parts && bytes > L2_BYTES;
     return step / (double)s->pieces + meeting < step / (double)s->rows.parts;
 }
 

@@ -9,6 +9,8 @@
 #include "dispatch.h"
 #include "kernels.h"
 
+enum { L2_BYTES = 1 << 20 }; /* what is larger is taken to have left the L2 cache when it is wanted again */
+
 /* Dimensions of a checked spec with the kernels that will run it. */
 typedef struct network {
     const clstm_spec *spec;
@@ -65,12 +67,12 @@ static inline network network_of(const clstm_spec *spec, const clstm_isa_kernels
 }
 
 /* The layers and directions that a call runs. */
-typedef struct network_part {
+typedef struct layer_range {
     idx layer, end_layer, direction, end_direction;
-} network_part;
+} layer_range;
 
 /* part: as in clstm_sequence. */
-int network_part_of(const network *net, int64_t part, network_part *range);
+int network_layers_of(const network *net, int64_t part, layer_range *layers);
 
 static inline idx round_up(idx n, idx to) { return (n + to - 1) / to * to; }
 
@@ -136,7 +138,7 @@ int network_open_pack(const clstm_spec *spec, const void *pack, int training, ne
 
 /* ---- tape ---- */
 
-enum { CLSTM_TAPE_MAGIC = 0x7a9e };
+enum { TAPE_MAGIC = 0x7a9e };
 
 /* Starts every tape. */
 typedef struct tape_header {
@@ -232,10 +234,10 @@ static inline void give_rows(const network *net, caller_rows c, plane ours, idx 
 
 /* ---- splitting a batch among threads ---- */
 
-/* B rows in `parts` runs of whole tiles, as even as they can be. */
-typedef struct row_split {
-    idx B, tile, parts;
-} row_split;
+/* n rows, units, steps or columns in `parts` runs, as even as multiples of `multiple` allow. */
+typedef struct even_split {
+    idx n, multiple, parts;
+} even_split;
 
 /* How many threads a call over T steps and B rows is worth. */
 idx network_worth_parts(const network *net, idx T, idx B);
@@ -243,7 +245,7 @@ idx network_worth_parts(const network *net, idx T, idx B);
 /* How threads share a call: parts of the rows, or, where these are too few, pieces of the units of each step. One of
  * the two is 1. */
 typedef struct work_split {
-    row_split rows;
+    even_split rows;
     idx pieces;
 } work_split;
 
@@ -253,23 +255,24 @@ int network_stays_alone(const network *net, idx T, idx B);
 
 work_split network_split_work(const network *net, idx T, idx B, int may_split_units);
 
-static inline idx row_split_start(const row_split *s, idx part) {
-    const idx tiles = (s->B + s->tile - 1) / s->tile, start = tiles * part / s->parts * s->tile;
-    return start < s->B ? start : s->B;
+static inline idx split_start(const even_split *s, idx part) {
+    const idx multiples = (s->n + s->multiple - 1) / s->multiple, start = multiples * part / s->parts * s->multiple;
+    return start < s->n ? start : s->n;
 }
 
 typedef struct range {
     idx begin, end;
 } range;
 
-static inline range row_split_range(const row_split *s, idx part) {
-    const range r = {row_split_start(s, part), row_split_start(s, part + 1)};
+static inline range split_range(const even_split *s, idx part) {
+    const range r = {split_start(s, part), split_start(s, part + 1)};
     return r;
 }
 
-static inline idx row_split_most(const row_split *s) {
-    const idx tiles = (s->B + s->tile - 1) / s->tile;
-    return (tiles + s->parts - 1) / s->parts * s->tile;
+/* What the longest run has. */
+static inline idx split_most(const even_split *s) {
+    const idx multiples = (s->n + s->multiple - 1) / s->multiple;
+    return (multiples + s->parts - 1) / s->parts * s->multiple;
 }
 
 #endif

@@ -28,12 +28,12 @@ typedef struct panels {
     idx rows, columns;
 } panels;
 
-/* Transposes `part` to the panels, from (row, col) on. */
-static void transpose(const network *net, pack_columns_args part, const panels *to, idx row, idx col) {
+/* Transposes a piece of a matrix to the panels, from (row, col) on. */
+static void transpose(const network *net, pack_columns_args piece, const panels *to, idx row, idx col) {
     const idx panel = col / net->k->panel * net->k->panel;
-    part.dst_row = idx_min(to->columns - panel, net->k->panel);
-    part.dst = at(net, to->p, panel * to->rows + row * part.dst_row + (col - panel));
-    net->k->pack_columns(&part);
+    piece.dst_row = idx_min(to->columns - panel, net->k->panel);
+    piece.dst = at(net, to->p, panel * to->rows + row * piece.dst_row + (col - panel));
+    net->k->pack_columns(&piece);
 }
 
 /* Columns of each gate in a block of hidden units. */
@@ -51,7 +51,7 @@ static idx gate_column(const network *net, idx gate, idx block) {
 enum { UNITS = 16, COLUMNS = 64 };
 
 /* W (GH, K), transposed, to gemm panels of z_width columns, where the gates of a unit are neighbours; and as it is to
- * its own panels, unless those are NULL. W is read once, a small part at a time. */
+ * its own panels, unless those are NULL. W is read once, a small piece at a time. */
 static void pack_gates(const network *net, range units, const void *W, idx K, void *z_panels, void *own_panels) {
     const idx vl = net->k->vl;
     const panels z = {z_panels, K, net->z_width};
@@ -64,22 +64,22 @@ static void pack_gates(const network *net, range units, const void *W, idx K, vo
                 const void *src = at(net, W, row * K + k);
                 for (idx i = 0; i < n; i += vl) {
                     const idx block = (unit + i) / vl;
-                    const pack_columns_args part = {.K = count,
-                                                    .n = idx_min(n - i, vl),
-                                                    .lanes = gate_lanes(net, block),
-                                                    .src = at(net, src, i * K),
-                                                    .src_row = K};
-                    transpose(net, part, &z, k, gate_column(net, gate, block));
+                    const pack_columns_args piece = {.K = count,
+                                                     .n = idx_min(n - i, vl),
+                                                     .lanes = gate_lanes(net, block),
+                                                     .src = at(net, src, i * K),
+                                                     .src_row = K};
+                    transpose(net, piece, &z, k, gate_column(net, gate, block));
                 }
                 if (own_panels) {
-                    const pack_rows_args part = {.K = n,
-                                                 .n = count,
-                                                 .src = src,
-                                                 .src_row = K,
-                                                 .dst = at(net, own_panels, k * net->GH),
-                                                 .row = row,
-                                                 .rows = net->GH};
-                    net->k->pack_rows(&part);
+                    const pack_rows_args piece = {.K = n,
+                                                  .n = count,
+                                                  .src = src,
+                                                  .src_row = K,
+                                                  .dst = at(net, own_panels, k * net->GH),
+                                                  .row = row,
+                                                  .rows = net->GH};
+                    net->k->pack_rows(&piece);
                 }
             }
         }
@@ -91,9 +91,9 @@ static void pack_transposed(const network *net, const void *W, idx N, idx K, voi
     const idx vl = net->k->vl;
     const panels to = {dst, K, round_up(N, vl)};
     for (idx col = 0; col < N; col += vl) {
-        const pack_columns_args part = {
+        const pack_columns_args piece = {
             .K = K, .n = idx_min(N - col, vl), .lanes = vl, .src = at(net, W, col * K), .src_row = K};
-        transpose(net, part, &to, 0, col);
+        transpose(net, piece, &to, 0, col);
     }
 }
 
@@ -163,8 +163,8 @@ typedef struct pack_call {
 static void pack_units(void *context, int part) {
     const pack_call *c = context;
     const network *net = &c->net;
-    const row_split split = {.B = net->H, .tile = UNITS, .parts = c->parts};
-    const range units = row_split_range(&split, part);
+    const even_split split = {.n = net->H, .multiple = UNITS, .parts = c->parts};
+    const range units = split_range(&split, part);
     const void *const *params = c->params;
     for (idx index = 0; index < net->L * net->D; index++, params += network_param_places(net->spec).count) {
         const idx layer = index / net->D;
