@@ -77,25 +77,28 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
             notes.append(f"{name} is not installed, so it is not compared.")
     limits = None
     try:
-        limits = roof.measure(sorted({*options.threads, 1, roof.processors()}), 0.02 if options.quick else 0.5)
+        limits = _roof(options)
     except RuntimeError as error:
         notes.append(f"The roof is not measured: {error}.")
     results: dict[str, Any] = {
         "machine": machine.describe(libraries),
-        "roof": roof.table(limits) if limits else None,
+        "roof": None,
         "notes": notes,
         "results": [],
         "steps": [],
         "scaling": [],
         "values": [],
     }
-    for rows in (list(map(list, results["machine"].items())), results["roof"] or []):
-        for row in rows:
-            print(f"{row[0]:28}", *(f"{cell:>10}" for cell in row[1:]))
+    _print_table(list(map(list, results["machine"].items())))
     print(*notes, sep="\n")
-    for shape, result in _compare(options, list(libraries), limits):
+    cell_seconds = {dtype: _cell_seconds(dtype) for dtype in options.dtype}
+    for shape, result in _compare(options, list(libraries)):
+        if limits:
+            _add_bound(shape, result, limits, cell_seconds[result["dtype"]])
         results["results"].append(result)
         print(report.line(shape, result), flush=True)
+    if limits:
+        _finish_bounds(results, roof.best(limits, _roof(options)), cell_seconds)
     if not options.shapes_only:
         results["steps"] = steps.measure(options.time_per_shape)
         results["import_seconds"] = steps.import_seconds()
@@ -104,21 +107,22 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def _compare(
-    options: argparse.Namespace, libraries: list[str], limits: roof.Roof | None
-) -> Iterator[tuple[shapes.Shape, dict[str, Any]]]:
-    """The results, shape by shape."""
-    isa = clstm.cpu_info()["isa"]
-    cell_seconds = {dtype: _cell_seconds(dtype) for dtype in options.dtype}
+def _roof(options: argparse.Namespace) -> roof.Roof:
+    return roof.measure(sorted({*options.threads, 1, roof.processors()}), 0.02 if options.quick else 0.5)
+
+
+def _print_table(rows: list[list[str]]) -> None:
+    for row in rows:
+        print(f"{row[0]:28}", *(f"{cell:>10}" for cell in row[1:]))
+
+
+def _compare(options: argparse.Namespace, libraries: list[str]) -> Iterator[tuple[shapes.Shape, dict[str, Any]]]:
+    """The results, shape by shape, without what the roof allows."""
     for dtype, threads, (number, shape) in itertools.product(options.dtype, options.threads, _selected(options)):
         calls = peers.make_calls(peers.make_problem(shape, dtype, threads), libraries)
         for which in options.passes:
             timers = {name: Timer(call[which]) for name, call in calls.items() if which in call}
             times = interleaved(timers, options.time_per_shape, SETTLE if threads > 1 else 0.0)
-            bound = limits and shapes.bound(shape, which == "training", dtype, threads, isa, limits)
-            with_activations = None
-            if bound and which == "forward" and shape.kind == "batch":
-                with_activations = bound.seconds + shape.cell_updates * cell_seconds[dtype] / threads
             yield (
                 shape,
                 {
@@ -127,10 +131,29 @@ def _compare(
                     "dtype": dtype,
                     "threads": threads,
                     "times": {name: asdict(time) for name, time in times.items()},
-                    "bound": bound and bound._asdict(),
-                    "seconds_with_activations": with_activations,
+                    "bound": None,
+                    "seconds_with_activations": None,
                 },
             )
+
+
+def _add_bound(shape: shapes.Shape, result: dict[str, Any], limits: roof.Roof, cell_seconds: float) -> None:
+    """What the roof allows for a result."""
+    isa, training, threads = clstm.cpu_info()["isa"], result["pass"] == "training", result["threads"]
+    bound = shapes.bound(shape, training, result["dtype"], threads, isa, limits)
+    result["bound"] = bound._asdict()
+    if not training and shape.kind == "batch":
+        result["seconds_with_activations"] = bound.seconds + shape.cell_updates * cell_seconds / threads
+
+
+def _finish_bounds(results: dict[str, Any], limits: roof.Roof, cell_seconds: dict[str, float]) -> None:
+    """Bounds by the best roof, which a moment before all results or one after them may have disturbed."""
+    listed = shapes.load()
+    results["roof"] = roof.table(limits)
+    print("The roof, measured before and after:")
+    _print_table(results["roof"])
+    for result in results["results"]:
+        _add_bound(listed[result["shape"]], result, limits, cell_seconds[result["dtype"]])
 
 
 def _selected(options: argparse.Namespace) -> list[tuple[int, shapes.Shape]]:

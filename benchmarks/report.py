@@ -30,6 +30,8 @@ READING = """\
   multiply-adds at the measured peak (8 T B H (I + H) operations per layer and direction, three times that in
   training), or all weights that must be read (the recurrent ones in every step) at the measured bandwidth of the cache
   that holds them. *Bound by* says which. Neither counts activations, nor that a step must wait for the one before.
+  The machine is measured before and after everything else; the better number counts. Above 100% a part of the weights
+  stayed in a nearer cache.
 - *Roof with activations* adds the measured time of three sigmoids and two tanh per hidden unit and step to the
   multiply-adds.
 """

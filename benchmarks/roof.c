@@ -176,9 +176,10 @@ static double rate(loop *loop, size_t bytes, int threads, double seconds) {
     const double trial_seconds = 1e-3;
     measurement m = {.loop = loop, .bytes = bytes, .threads = 1, .trials = 3};
     m.rounds = 1 + 65536 / (bytes + 64);
-    m.rounds = 1 + (long)(m.rounds * trial_seconds / fastest_trial(&m));
+    double round_seconds = fastest_trial(&m) / (double)m.rounds;
+    m.rounds = 1 + (long)(trial_seconds / round_seconds);
     m.threads = threads;
-    m.trials = 1 + (int)(seconds / trial_seconds);
+    m.trials = 3 + (int)(seconds / (round_seconds * (double)m.rounds));
     double fastest = fastest_trial(&m);
     return 1e-9 * m.threads * m.work / fastest;
 }

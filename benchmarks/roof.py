@@ -2,7 +2,8 @@
 
     python benchmarks/roof.py [--threads 1 2] [--seconds 0.5] [--json FILE]
 
-compiles roof.c with $CC and runs it. Working sets are half of each cache; memory is four times the last one.
+compiles roof.c with $CC and runs it. Working sets are half of each cache, at most 16 times the one before, because
+a large one is shared with others; memory is four times the last one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("roof.c")
@@ -79,6 +80,16 @@ def measure(threads: Sequence[int], seconds: float) -> Roof:
     return Roof(fma, [Level(*level, by_threads) for level, by_threads in zip(levels, read, strict=True)])
 
 
+def best(first: Roof, second: Roof) -> Roof:
+    """The larger of each number of two measurements, of which something else may have disturbed one."""
+    fma = {
+        isa: {dtype: _largest(rates, second.fma[isa][dtype]) for dtype, rates in by_dtype.items()}
+        for isa, by_dtype in first.fma.items()
+    }
+    pairs = zip(first.levels, second.levels, strict=True)
+    return Roof(fma, [replace(level, read=_largest(level.read, other.read)) for level, other in pairs])
+
+
 def table(roof: Roof) -> list[list[str]]:
     """Header and rows of text."""
     threads = list(roof.levels[0].read)
@@ -95,6 +106,10 @@ def table(roof: Roof) -> list[list[str]]:
 def processors() -> int:
     """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _largest(first: dict[int, float], second: dict[int, float]) -> dict[int, float]:
+    return {threads: max(rate, second[threads]) for threads, rate in first.items()}
 
 
 def _run(command: list[str]) -> str:
@@ -135,8 +150,11 @@ def _count(cpu_list: str) -> int:
 def _working_sets(caches: list[tuple[int, int]], threads: int) -> list[int]:
     """Bytes that each thread reads so that the data lies in each cache, then in memory."""
     sets: list[int] = []
+    before = 0
     for size, shared_by in caches:
-        sets.append(max(size // (2 * min(threads, shared_by)), 4 * sets[-1] if sets else 0))
+        half = size // (2 * min(threads, shared_by))
+        sets.append(min(max(half, 4 * sets[-1]), 16 * before) if sets else half)
+        before = size
     return [*sets, 4 * caches[-1][0]]
 
 
