@@ -98,7 +98,11 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         results["results"].append(result)
         print(report.line(shape, result), flush=True)
     if limits:
-        _finish_bounds(results, roof.best(limits, _roof(options)), cell_seconds)
+        try:
+            limits = roof.best(limits, _roof(options))
+        except RuntimeError as error:
+            notes.append(f"The roof is measured once: {error}.")
+        _finish_bounds(results, limits, cell_seconds)
     if not options.shapes_only:
         results["steps"] = steps.measure(options.time_per_shape)
         results["import_seconds"] = steps.import_seconds()
@@ -150,7 +154,7 @@ def _finish_bounds(results: dict[str, Any], limits: roof.Roof, cell_seconds: dic
     """Bounds by the best roof, which a moment before all results or one after them may have disturbed."""
     listed = shapes.load()
     results["roof"] = roof.table(limits)
-    print("The roof, measured before and after:")
+    print("The roof, the better of before and after (above: before):")
     _print_table(results["roof"])
     for result in results["results"]:
         _add_bound(listed[result["shape"]], result, limits, cell_seconds[result["dtype"]])

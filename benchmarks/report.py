@@ -30,8 +30,8 @@ READING = """\
   multiply-adds at the measured peak (8 T B H (I + H) operations per layer and direction, three times that in
   training), or all weights that must be read (the recurrent ones in every step) at the measured bandwidth of the cache
   that holds them. *Bound by* says which. Neither counts activations, nor that a step must wait for the one before.
-  The machine is measured before and after everything else; the better number counts. Above 100% a part of the weights
-  stayed in a nearer cache.
+  The peaks and bandwidths are measured before all shapes and after them, and the better number counts. Above 100% a
+  part of the weights stayed in a nearer cache.
 - *Roof with activations* adds the measured time of three sigmoids and two tanh per hidden unit and step to the
   multiply-adds.
 """
@@ -103,7 +103,7 @@ def plot(report: dict[str, Any], shapes: list[Shape], path: Path) -> None:
         if all(len(result["times"]) > 1 for result in results):
             best = [max(roof_share(r, name) or 0 for name in r["times"] if name != "clstm") for r in results]
             ax.plot([100 * share for share in best], labels, "o", fillstyle="none", color="0.4", label="fastest other")
-        ax.set(title=title, xlabel="% of the roof", xlim=(0, 105))
+        ax.set(title=title, xlabel="% of the roof", xlim=(0, max(105.0, *ax.get_xlim())))
         ax.legend(loc="lower right")
     axes[0].set_ylabel("T, B, I, H")
     axes[0].invert_yaxis()

@@ -175,12 +175,12 @@ static double fastest_trial(measurement *m) {
 static double rate(loop *loop, size_t bytes, int threads, double seconds) {
     const double trial_seconds = 1e-3;
     measurement m = {.loop = loop, .bytes = bytes, .threads = 1, .trials = 3};
-    m.rounds = 1 + 65536 / (bytes + 64);
-    double round_seconds = fastest_trial(&m) / (double)m.rounds;
+    m.rounds = 1 + (4 << 20) / (bytes + 64); /* some clocks count microseconds */
+    double fastest = fastest_trial(&m), round_seconds = (fastest > 1e-6 ? fastest : 1e-6) / (double)m.rounds;
     m.rounds = 1 + (long)(trial_seconds / round_seconds);
     m.threads = threads;
     m.trials = 3 + (int)(seconds / (round_seconds * (double)m.rounds));
-    double fastest = fastest_trial(&m);
+    fastest = fastest_trial(&m);
     return 1e-9 * m.threads * m.work / fastest;
 }
 

@@ -2,8 +2,9 @@
 
     python benchmarks/roof.py [--threads 1 2] [--seconds 0.5] [--json FILE]
 
-compiles roof.c with $CC and runs it. Working sets are half of each cache, at most 16 times the one before, because
-a large one is shared with others; memory is four times the last one.
+compiles roof.c with $CC and runs it. Working sets are half of each cache, at least four times the one before, and of
+an L3 cache at most 16 times the L2 cache: half of one of 480 MiB was read at the speed of memory. Memory is four times
+the last cache.
 """
 
 from __future__ import annotations
@@ -150,11 +151,10 @@ def _count(cpu_list: str) -> int:
 def _working_sets(caches: list[tuple[int, int]], threads: int) -> list[int]:
     """Bytes that each thread reads so that the data lies in each cache, then in memory."""
     sets: list[int] = []
-    before = 0
     for size, shared_by in caches:
         half = size // (2 * min(threads, shared_by))
-        sets.append(min(max(half, 4 * sets[-1]), 16 * before) if sets else half)
-        before = size
+        most = 16 * caches[1][0] if len(sets) > 1 else size
+        sets.append(min(max(half, 4 * sets[-1]), most) if sets else half)
     return [*sets, 4 * caches[-1][0]]
 
 

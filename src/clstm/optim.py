@@ -43,7 +43,8 @@ def clip_grad_norm(grads: Mapping[str, np.ndarray], max_norm: float) -> float:
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm is {max_norm!r}, but a number above 0 is expected")
-    pieces = (grad[piece] for grad in map(np.atleast_1d, grads.values()) for piece in _pieces(grad))
+    arrays = (np.atleast_1d(np.asarray(grad)) for grad in grads.values())
+    pieces = (array[piece] for array in arrays for piece in _pieces(array))
     norm = math.sqrt(sum(float(np.square(piece, dtype=np.float64).sum()) for piece in pieces))
     scale = max_norm / (norm + 1e-6)  # PyTorch's guard against 0
     if not scale >= 1.0:

@@ -1,6 +1,6 @@
 /* The kernels' products, as bytes, in buffers of exactly their size: gemm against one chain of fma for each element;
- * a step of BPTT with all rows at once, upwards and downwards, against its rows one by one. Sizes are drawn around
- * those at which the kernels choose other tiles. */
+ * steps of many rows against their rows one by one, of BPTT upwards and downwards. Sizes are drawn around those at
+ * which the kernels choose other tiles. */
 #include "dispatch.h"
 #include "fpmode.h"
 #include "problem.h"
@@ -87,8 +87,9 @@ static void check_gemm(const kernels *k, int dtype, uint64_t seed, int tiles) {
     draws d = {.seed = seed};
     const idx groups = tiles || draw(&d, 0, 2) ? 1 : draw(&d, 2, 4), M = draw_rows(&d), K = draw_k(&d);
     const idx N = draw(&d, 0, 3) ? draw(&d, 1, K > 400 ? k->panel + 16 : 5 * k->panel) : k->panel * draw(&d, 1, 3);
-    const rows_layout in = layout_of(groups, M, K, (int)draw(&d, 0, 1), draw(&d, 0, 3));
-    const rows_layout out = layout_of(groups, M, N, (int)draw(&d, 0, 1), draw(&d, 0, 3));
+    const idx a_in_turn = draw(&d, 0, 1), a_gap = draw(&d, 0, 3), c_in_turn = draw(&d, 0, 1), c_gap = draw(&d, 0, 3);
+    const rows_layout in = layout_of(groups, M, K, (int)a_in_turn, a_gap);
+    const rows_layout out = layout_of(groups, M, N, (int)c_in_turn, c_gap);
     const enum init init = (enum init)draw(&d, 0, INITS - 1);
     const idx init_row = init == INIT_ROWS ? N + 2 : init == C_ITSELF ? out.row : 0;
     const idx init_group = init == INIT_ROWS ? M * init_row : init == C_ITSELF ? out.group : 0;
@@ -179,10 +180,12 @@ static void check_grad(const kernels *k, int dtype, uint64_t seed) {
         together[i] = array_of(dtype, rows * grad_width(i, H), &d);
         alone[i] = copy_of(&together[i]);
     }
-    array W = array_of(dtype, 4 * H * H, &d), w_hh = panels_of(k, &W, 4 * H, H, &d);
+    array drawn_dz = copy_of(&together[DZ]), W = array_of(dtype, 4 * H * H, &d);
+    array w_hh = panels_of(k, &W, 4 * H, H, &d);
     run_grad(k, together, &w_hh, H, 0, rows, first_unit, end_unit, (int)draw(&d, 0, 1));
     for (idx row = 0; row < rows; row++)
         run_grad(k, alone, &w_hh, H, row, 1, first_unit, end_unit, 0);
+    CHECK(!same(&together[DZ], &drawn_dz));
     for (int i = 0; i < GRAD_ARRAYS; i++) {
         if (!same(&together[i], &alone[i]))
             fprintf(stderr, "f%d rows=%d H=%d units %d to %d seed=%d\n", dtype ? 64 : 32, (int)rows, (int)H,
@@ -191,8 +194,44 @@ static void check_grad(const kernels *k, int dtype, uint64_t seed) {
         buffer_free(&together[i].b);
         buffer_free(&alone[i].b);
     }
+    buffer_free(&drawn_dz.b);
     buffer_free(&W.b);
     buffer_free(&w_hh.b);
+}
+
+/* ---- one step forward, of weights so large that more rows go together ---- */
+
+static void check_cell(const kernels *k, int dtype, idx rows) {
+    enum { BLOCKS = 2 };
+    draws d = {.seed = (uint64_t)rows};
+    const idx H = dtype == CLSTM_FLOAT32 ? 1024 : 736, columns = BLOCKS * 4 * k->vl;
+    array W = array_of(dtype, H * columns, &d), w_hh = panels_of(k, &W, H, columns, &d);
+    array bias = array_of(dtype, columns, &d), h = array_of(dtype, rows * H, &d), c = array_of(dtype, rows * H, &d);
+    array together = array_of(dtype, rows * H, &d), alone = copy_of(&together), drawn = copy_of(&together);
+    array c_together = copy_of(&c), c_alone = copy_of(&c);
+    for (idx row = 0; row <= rows; row++) { /* one by one, then all of them */
+        const int all = row == rows;
+        const idx first = all ? 0 : row;
+        const cell_args g = {.steps = 1,
+                             .rows = all ? rows : 1,
+                             .H = H,
+                             .end_block = BLOCKS,
+                             .init = bias.b.p,
+                             .h = element(&h, first * H),
+                             .h_row = H,
+                             .w_hh = w_hh.b.p,
+                             .c = element(&c, first * H),
+                             .c_row = H,
+                             .c_out = element(all ? &c_together : &c_alone, first * H),
+                             .c_out_row = H,
+                             .h_out = element(all ? &together : &alone, first * H),
+                             .h_out_row = H};
+        k->cell(&g);
+    }
+    CHECK(same(&together, &alone) && same(&c_together, &c_alone) && !same(&together, &drawn));
+    array *const all[] = {&W, &w_hh, &bias, &h, &c, &together, &alone, &drawn, &c_together, &c_alone};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        buffer_free(&all[i]->b);
 }
 
 int main(void) {
@@ -205,6 +244,8 @@ int main(void) {
                 if (seed % 3 == 0)
                     check_grad(isa->type[dtype], dtype, seed);
             }
+            for (idx rows = 143; rows <= 145; rows++)
+                check_cell(isa->type[dtype], dtype, rows);
             printf("ok     %s float%d\n", isa->name, dtype == CLSTM_FLOAT32 ? 32 : 64);
         }
     }
