@@ -371,7 +371,7 @@ def denormals_work():
 
 
 def test_the_floating_point_mode_of_the_caller_is_restored():
-    problem = Problem(17, 33, 2, T=20, B=17)
+    problem = Problem(17, 65, 2, T=20, B=33)  # threads share it
     lstm, batch = problem.lstm(), problem.batch()
     assert denormals_work()
     outputs(lstm, batch)
@@ -393,7 +393,7 @@ FE_UPWARD = {"x86_64": 0x800, "aarch64": 0x400000}
 def test_results_do_not_depend_on_the_rounding_mode_of_the_caller():
     upward = FE_UPWARD[platform.machine()]
     libm = ctypes.CDLL(ctypes.util.find_library("m"))
-    problem = Problem(17, 33, 2, T=20, B=17)
+    problem = Problem(17, 65, 2, T=20, B=33)  # threads share it
     batch, first, second = problem.batch(), problem.lstm(), problem.lstm()
     expected = outputs(first, batch)
     before = libm.fegetround()

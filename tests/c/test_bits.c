@@ -23,8 +23,9 @@ static problem nth_problem(int i, int dtype) {
 
 /* Larger: T, B and products beyond what the library takes at once, and work for several threads. */
 static problem nth_large_problem(int i, int dtype) {
-    static const int64_t sizes[][4] = {{300, 33, 2, 17}, {17, 129, 2, 13}, {5, 7, 30, 49},
-                                       {13, 65, 20, 2},  {530, 3, 2, 9},   {21, 140, 9, 1}};
+    static const int64_t sizes[][4] = {
+        {300, 33, 2, 17}, {17, 129, 2, 13}, {5, 7, 30, 49},  {13, 65, 20, 2}, {530, 3, 2, 9},
+        {21, 140, 9, 1},  {60, 140, 60, 1}, {40, 110, 60, 4}}; /* large enough for threads with any vectors */
     enum { SIZES = sizeof sizes / sizeof sizes[0] };
     const int64_t *s = sizes[i % SIZES];
     return (problem){.spec = {s[0], s[1], 1 + (i + i / SIZES) % 2, dtype, 1, i / 2 % 2, i % 4 == 1 ? 0.3 : 0},
@@ -35,7 +36,7 @@ static problem nth_large_problem(int i, int dtype) {
                      .seed = (uint64_t)i};
 }
 
-enum { PROBLEMS = SLOW ? 12 : 36, LARGE = SLOW ? 6 : 12 };
+enum { PROBLEMS = SLOW ? 12 : 36, LARGE = SLOW ? 8 : 16 };
 
 static problem any_problem(int i, int dtype) {
     return i < PROBLEMS ? nth_problem(i, dtype) : nth_large_problem(i - PROBLEMS, dtype);
@@ -62,9 +63,11 @@ static void same_bits_on_every_instruction_set(int dtype) {
 
 /* ---- threads ---- */
 
+/* With the portable kernels small calls are worth threads too. */
 static void same_bits_on_any_number_of_threads(int dtype) {
-    for (int i = 0; i < LARGE; i++) {
-        problem p = nth_large_problem(i, dtype);
+    for (int i = 0; i < 2 * LARGE; i++) {
+        problem p = nth_large_problem(i / 2, dtype);
+        CHECK(clstm_set_isa(i % 2 ? "portable" : clstm_isa_available(0)) == CLSTM_OK);
         problem_make(&p);
         CHECK(clstm_set_num_threads(1) == CLSTM_OK);
         results alone = train(&p), alone_inferred = infer(&p);

@@ -258,6 +258,17 @@ static int open_tape(backward_call *b, const clstm_spec *spec, const void *tape)
     return network_layers_of(&b->net, header->part, &b->layers);
 }
 
+/* Each job has a chunk of one layer and direction: its rows, then its dW. */
+static void split_work(backward_call *b) {
+    const network *net = &b->net;
+    const double work = network_work(net, b->steps, b->B) / (double)(net->L * net->D);
+    const double in_units = b->s.active || b->caller.order ? 0 : work;
+    const work_split s = network_split_work(net, b->steps, b->B, work, in_units, WORTH_SHARING);
+    b->row_split = s.rows;
+    b->pieces = s.pieces;
+    b->weight_parts = network_worth_parts(net, work, b->steps * b->B, WORTH_SHARING);
+}
+
 int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, const clstm_gradients *grads,
                    void *workspace, size_t workspace_bytes) {
     backward_call b = {.grads = grads, .pack = pack};
@@ -277,10 +288,7 @@ int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, c
     if (status)
         return status;
     b.caller.order = b.head.header->has_order ? b.head.order : NULL;
-    const work_split split = network_split_work(&b.net, b.T, b.B, !b.s.active && !b.caller.order);
-    b.row_split = split.rows;
-    b.pieces = split.pieces;
-    b.weight_parts = network_worth_parts(&b.net, b.T, b.B);
+    split_work(&b);
     if (network_stays_alone(&b.net, b.T, b.B))
         b.row_split.parts = b.pieces = b.weight_parts = 1;
     memset(b.s.zeros, 0, (size_t)zeros_needed(&b.net) * b.net.size);

@@ -60,7 +60,9 @@ static int take_scratch(arena *m, forward_call *f, int has_lengths, int has_orde
 }
 
 static void split_work(forward_call *f, int may_split_units) {
-    const work_split s = network_split_work(&f->net, f->T, f->B, may_split_units);
+    /* rows share all layers, units one layer after the other */
+    const double work = network_work(&f->net, f->T, f->B), in_layer = may_split_units ? work / (double)f->net.L : 0;
+    const work_split s = network_split_work(&f->net, f->T, f->B, work, in_layer, WORTH_WAKING);
     f->row_split = s.rows;
     f->pieces = s.pieces;
 }

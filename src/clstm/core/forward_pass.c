@@ -249,6 +249,7 @@ void forward_pass_run(forward_pass *d) {
 typedef struct unit_team {
     const forward_pass *d; /* (D) */
     idx first, steps;      /* of time, in processing order */
+    idx pieces;            /* of the units of a direction */
     idx stage_parts;
     atomic_llong done; /* parts */
 } unit_team;
@@ -262,9 +263,9 @@ static void team_part(void *context, int part) {
     const forward_pass *first = team->d;
     const forward_call *f = first->f;
     const idx stage = part / team->stage_parts, in_stage = part % team->stage_parts;
-    const forward_pass *d = first + in_stage / f->pieces;
-    const even_split units = {.n = f->net.H_blocks, .multiple = 1, .parts = f->pieces};
-    const range blocks = split_range(&units, in_stage % f->pieces);
+    const forward_pass *d = first + in_stage / team->pieces;
+    const even_split units = {.n = f->net.H_blocks, .multiple = 1, .parts = team->pieces};
+    const range blocks = split_range(&units, in_stage % team->pieces);
     spin_until(&team->done, (long long)(stage * team->stage_parts));
     const idx per_chunk = f->chunk + f->products_first, chunk = team->first + stage / per_chunk * f->chunk;
     const idx step = stage % per_chunk - f->products_first, end = team->first + team->steps;
@@ -292,9 +293,18 @@ static void team_of_one(void *context, int part) {
     }
 }
 
+/* A piece of the units for each thread; but one or two steps are nearly over when a worker has woken up, which finds
+ * some of them to do if they are smaller. */
+static idx unit_pieces(const forward_call *f, idx steps) {
+    enum { FEW_STEPS = 2, SMALLER = 8 };
+    const idx pieces = steps > FEW_STEPS ? f->pieces : SMALLER * f->pieces;
+    return pieces < f->net.H_blocks ? pieces : f->net.H_blocks;
+}
+
 static void run_span(const forward_pass *d, idx first, idx steps) {
     const forward_call *f = d->f;
-    unit_team team = {.d = d, .first = first, .steps = steps, .stage_parts = f->net.D * f->pieces};
+    unit_team team = {.d = d, .first = first, .steps = steps, .pieces = unit_pieces(f, steps)};
+    team.stage_parts = f->net.D * team.pieces;
     if (!clstm_gets_help()) {
         clstm_parallel(1, team_of_one, &team);
         return;

@@ -332,35 +332,31 @@ int network_check_order(const int64_t *order, idx B) {
     return CLSTM_OK;
 }
 
-/* Multiply-adds of a forward call. */
-static double work_of(const network *net, idx T, idx B) {
+double network_work(const network *net, idx T, idx B) {
     const double row = 4.0 * (double)net->H * (double)(net->I + net->P);
     const double above = 4.0 * (double)net->H * (double)((net->D + 1) * net->P) * (double)(net->L - 1);
     return (row + above) * (double)net->D * (double)T * (double)B;
 }
 
-idx network_worth_parts(const network *net, idx T, idx B) {
-    /* a part of fewer multiply-adds is done before a worker has woken up (about 5 us) */
-    const double worth = 200e3, work = work_of(net, T, B);
+idx network_worth_parts(const network *net, double work, idx rows, double per_lane) {
+    enum { MANY_ROWS = 4 }; /* fewer wait for the weights, each of which they use `rows` times */
+    const double worth = per_lane * (double)net->k->vl * (double)(rows < MANY_ROWS ? rows : MANY_ROWS) / MANY_ROWS;
     const int threads = clstm_get_num_threads();
-    return work < worth ? 1 : work / worth < threads ? (idx)(work / worth) : threads;
+    return work <= 2 * worth ? 1 : work / worth < threads ? (idx)(work / worth) : threads;
 }
 
-/* The parts of the rows: as many as the call is worth, of two rows at least, because one alone uses each weight that it
- * loads only once. */
-static even_split split_rows(const network *net, idx T, idx B) {
-    const idx worth = network_worth_parts(net, T, B), most = B / 2 > 1 ? B / 2 : 1;
+/* The parts of the rows: no more than `worth`, of two rows at least, because one alone uses each weight that it loads
+ * only once. */
+static even_split split_rows(idx B, idx worth) {
+    const idx most = B / 2 > 1 ? B / 2 : 1;
     const even_split s = {.n = B, .multiple = 1, .parts = worth < most ? worth : most};
     return s;
 }
 
-/* Pieces of the units of a step. */
-static idx split_units(const network *net, idx T, idx B) {
-    const idx threads = network_worth_parts(net, T, B);
-    if (threads == 1) /* and no question to the system */
-        return 1;
+/* Pieces of the units of each of T steps, at most `worth`. Asks the system. */
+static idx split_units(const network *net, idx T, idx worth) {
     const idx at_once = clstm_most_at_once(), most = at_once < net->H_blocks ? at_once : net->H_blocks;
-    const idx pieces = threads < most ? threads : most;
+    const idx pieces = worth < most ? worth : most;
     return (T + T) * net->D * pieces > INT_MAX / 2 ? 1 : pieces; /* the parts of a layer are counted in an int */
 }
 
@@ -378,13 +374,15 @@ static int units_are_faster(const network *net, const work_split *s) {
 
 int network_stays_alone(const network *net, idx T, idx B) {
     const double soon = 1e9; /* multiply-adds of some ten milliseconds */
-    return work_of(net, T, B) < soon && !clstm_gets_help();
+    return network_work(net, T, B) < soon && !clstm_gets_help();
 }
 
-work_split network_split_work(const network *net, idx T, idx B, int may_split_units) {
-    work_split s = {.rows = split_rows(net, T, B), .pieces = 1};
-    if (net->plain && may_split_units)
-        s.pieces = split_units(net, T, B);
+work_split network_split_work(const network *net, idx T, idx B, double rows_work, double units_work, double per_lane) {
+    work_split s = {.rows = split_rows(B, network_worth_parts(net, rows_work, B, per_lane)), .pieces = 1};
+    if (net->plain)
+        s.pieces = network_worth_parts(net, units_work, B, per_lane);
+    if (units_are_faster(net, &s))
+        s.pieces = split_units(net, T, s.pieces);
     if (units_are_faster(net, &s))
         s.rows.parts = 1;
     else

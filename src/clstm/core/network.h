@@ -239,8 +239,16 @@ typedef struct even_split {
     idx n, multiple, parts;
 } even_split;
 
-/* How many threads a call over T steps and B rows is worth. */
-idx network_worth_parts(const network *net, idx T, idx B);
+/* Multiply-adds of a forward call. */
+double network_work(const network *net, idx T, idx B);
+
+/* Multiply-adds for each lane of a vector that a part of a job has to have: a thread makes them in some 30 us, in which
+ * a sleeping worker wakes up, or in some 20, which make up for what goes from processor to processor if it is awake. */
+enum { WORTH_WAKING = 200000, WORTH_SHARING = 125000 };
+
+/* How many threads a job of `work` multiply-adds is worth, which takes `rows` rows at once; per_lane: one of the above.
+ */
+idx network_worth_parts(const network *net, double work, idx rows, double per_lane);
 
 /* How threads share a call: parts of the rows, or, where these are too few, pieces of the units of each step. One of
  * the two is 1. */
@@ -253,7 +261,9 @@ typedef struct work_split {
  * gain much from one that becomes free. */
 int network_stays_alone(const network *net, idx T, idx B);
 
-work_split network_split_work(const network *net, idx T, idx B, int may_split_units);
+/* The work of the job that the rows would share, and of the one that the units of each of its T steps would (0: they
+ * must not). */
+work_split network_split_work(const network *net, idx T, idx B, double rows_work, double units_work, double per_lane);
 
 static inline idx split_start(const even_split *s, idx part) {
     const idx multiples = (s->n + s->multiple - 1) / s->multiple, start = multiples * part / s->parts * s->multiple;
