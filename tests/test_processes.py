@@ -70,14 +70,14 @@ def test_forks_in_the_middle_of_other_threads_calls(problem):
 def test_a_pre_forked_server_answers_from_all_workers():
     """The master loads a model and answers once; workers fork from it, work side by side, die and are replaced."""
     clstm.set_num_threads(2)
-    problem = Problem(9, 33, 2, T=12, B=8)
+    problem = Problem(9, 65, 2, T=40, B=16)  # threads share it
     lstm, batch = problem.lstm(), problem.batch()
     expected = outputs(lstm, batch)
 
     def serve():
         for _ in range(10):
             assert_same_bytes(outputs(lstm, batch), expected)
-        return ends_well(fork(lambda: lstm(batch.x)[0].shape[0] == 12))  # a worker's own child
+        return ends_well(fork(lambda: lstm(batch.x)[0].shape[0] == problem.T))  # a worker's own child
 
     for _ in range(3):
         workers = [fork(serve) for _ in range(4)]
@@ -92,7 +92,7 @@ def status(name):
 @has_proc
 def test_a_thousand_objects_leave_no_memory_threads_or_files(tmp_path):
     clstm.set_num_threads(2)
-    x = np.ones((6, 16, 9), np.float32)
+    x = np.ones((20, 33, 9), np.float32)  # threads share it
 
     def cycle(count):
         for _ in range(count):
