@@ -345,11 +345,15 @@ idx network_worth_parts(const network *net, double work, idx rows, double per_la
     return work <= 2 * worth ? 1 : work / worth < threads ? (idx)(work / worth) : threads;
 }
 
-/* The parts of the rows: no more than `worth`, of two rows at least, because one alone uses each weight that it loads
- * only once. */
+/* The parts of the rows: no more than `worth`, nor than there are processors, of two rows at least, because one alone
+ * uses each weight that it loads only once. */
 static even_split split_rows(idx B, idx worth) {
     const idx most = B / 2 > 1 ? B / 2 : 1;
-    const even_split s = {.n = B, .multiple = 1, .parts = worth < most ? worth : most};
+    even_split s = {.n = B, .multiple = 1, .parts = worth < most ? worth : most};
+    if (s.parts > 2) { /* else no question to the system */
+        const idx at_once = clstm_most_at_once();
+        s.parts = at_once < s.parts ? at_once : s.parts;
+    }
     return s;
 }
 
