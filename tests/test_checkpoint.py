@@ -54,7 +54,7 @@ def test_threads_and_instruction_sets(isa, threads):
     clstm.set_num_threads(threads)
     for bidirectional in (False, True):
         for B in (1, 12):
-            check_bytes(Problem(9, 113, 2, bidirectional, T=11, B=B), True, dropout=0.3)
+            check_bytes(Problem(9, 213, 2, bidirectional, T=11, B=B), True, dropout=0.3)
 
 
 def test_any_gradient_may_be_missing():

@@ -96,7 +96,7 @@ def test_a_thousand_objects_leave_no_memory_threads_or_files(tmp_path):
 
     def cycle(count):
         for _ in range(count):
-            lstm = clstm.LSTM(9, 33, 2, init="pytorch", seed=0)
+            lstm = clstm.LSTM(9, 65, 2, init="pytorch", seed=0)
             y, _, tape = lstm.forward(x)
             lstm.backward(tape, y)
             lstm.stream().step(x[0, 0])

@@ -1,6 +1,20 @@
 /* The promise about bits, by comparing bytes: a result does not depend on the batch it came in, on the number of
  * threads, on how time was cut, nor on the instruction set. */
+#define _GNU_SOURCE /* cpu_set_t */
 #include "problem.h"
+
+#if defined(__linux__)
+#include <sched.h>
+
+/* Stands in for the C library's: calls are split as on eight processors. */
+int sched_getaffinity(pid_t pid, size_t bytes, cpu_set_t *set) {
+    (void)pid;
+    memset(set, 0, bytes);
+    for (int i = 0; i < 8; i++)
+        CPU_SET(i, set);
+    return 0;
+}
+#endif
 
 static const int64_t widths[] = {1, 3, 7, 8, 13, 16, 17, 31, 33, 65, 127, 129};
 static const int64_t batches[] = {1, 2, 3, 5, 6, 7, 17, 16, 18, 33, 49, 64, 97};
@@ -21,22 +35,23 @@ static problem nth_problem(int i, int dtype) {
                      .seed = (uint64_t)i};
 }
 
-/* Larger: T, B and products beyond what the library takes at once, and work for several threads. */
+/* Larger: T, B and products beyond what the library takes at once, and work for several threads. Of one row without
+ * lengths these share the units; the second problem has so few steps that the pieces are small. */
 static problem nth_large_problem(int i, int dtype) {
-    static const int64_t sizes[][4] = {
-        {300, 33, 2, 17}, {17, 129, 2, 13}, {5, 7, 30, 49},  {13, 65, 20, 2}, {530, 3, 2, 9},
-        {21, 140, 9, 1},  {60, 140, 60, 1}, {40, 110, 60, 4}}; /* large enough for threads with any vectors */
+    static const int64_t sizes[][4] = {{300, 33, 2, 17}, {330, 330, 2, 1},  {5, 7, 30, 49},
+                                       {13, 65, 20, 2},  {530, 3, 2, 9},    {60, 140, 20, 1},
+                                       {17, 129, 2, 13}, {40, 110, 12, 11}, {21, 140, 9, 1}};
     enum { SIZES = sizeof sizes / sizeof sizes[0] };
     const int64_t *s = sizes[i % SIZES];
     return (problem){.spec = {s[0], s[1], 1 + (i + i / SIZES) % 2, dtype, 1, i / 2 % 2, i % 4 == 1 ? 0.3 : 0},
                      .T = s[2],
                      .B = s[3],
-                     .with_lengths = i % 2 == 0,
-                     .with_order = i % 4 > 1,
+                     .with_lengths = i % 2 == 0 && s[3] > 1,
+                     .with_order = i % 4 > 1 && s[3] > 1,
                      .seed = (uint64_t)i};
 }
 
-enum { PROBLEMS = SLOW ? 12 : 36, LARGE = SLOW ? 8 : 16 };
+enum { PROBLEMS = SLOW ? 12 : 36, LARGE = SLOW ? 9 : 18 };
 
 static problem any_problem(int i, int dtype) {
     return i < PROBLEMS ? nth_problem(i, dtype) : nth_large_problem(i - PROBLEMS, dtype);
@@ -278,11 +293,10 @@ static void same_bits_however_time_is_cut(int dtype) {
 
 static void run(void (*check)(int dtype), const char *what) {
     static const char *const names[] = {"float32", "float64"};
-    const int threads = clstm_get_num_threads();
     for (int dtype = CLSTM_FLOAT32; dtype <= CLSTM_FLOAT64; dtype++) {
-        check(dtype);
         CHECK(clstm_set_isa(clstm_isa_available(0)) == CLSTM_OK);
-        CHECK(clstm_set_num_threads(threads) == CLSTM_OK);
+        CHECK(clstm_set_num_threads(2) == CLSTM_OK);
+        check(dtype);
         printf("ok     %s: the same bits %s\n", names[dtype], what);
     }
 }

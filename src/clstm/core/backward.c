@@ -243,6 +243,30 @@ static void backward_layer(const backward_call *b, idx layer) {
         clstm_parallel((int)b->row_split.parts, undrop, &d);
 }
 
+/* ---- threads ---- */
+
+/* A layer's jobs: a chunk of one direction, first its rows, then its dW. */
+static void split_layer(backward_call *b, idx layer, idx threads) {
+    const network *net = &b->net;
+    const layer_range one = {layer, layer + 1, 0, 1};
+    const double chunk = network_work(net, b->steps, b->B, one);
+    const work_to_split work = {.in_rows = chunk,
+                                .in_units = b->s.active || b->caller.order ? 0 : chunk,
+                                .worth = WORTH_SHARING,
+                                .threads = threads};
+    const work_split s = network_split_work(net, b->steps, b->B, &work);
+    b->row_split = s.rows;
+    b->pieces = s.pieces;
+    b->weight_parts = network_worth_parts(net, chunk, b->steps * b->B, WORTH_SHARING, threads);
+}
+
+/* By the threads that there are room and processors for. */
+static void split_layer_now(backward_call *b, idx layer, int alone) {
+    split_layer(b, layer, alone ? 1 : clstm_get_num_threads());
+    if (b->row_split.parts > 1 || b->pieces > 1 || b->weight_parts > 1) /* else no question to the system */
+        split_layer(b, layer, clstm_most_at_once());
+}
+
 /* ---- entry point ---- */
 
 static int open_tape(backward_call *b, const clstm_spec *spec, const void *tape) {
@@ -256,17 +280,6 @@ static int open_tape(backward_call *b, const clstm_spec *spec, const void *tape)
     b->B = (idx)header->B;
     b->head = network_tape(&b->net, tape, b->T, b->B);
     return network_layers_of(&b->net, header->part, &b->layers);
-}
-
-/* Each job has a chunk of one layer and direction: its rows, then its dW. */
-static void split_work(backward_call *b) {
-    const network *net = &b->net;
-    const double work = network_work(net, b->steps, b->B) / (double)(net->L * net->D);
-    const double in_units = b->s.active || b->caller.order ? 0 : work;
-    const work_split s = network_split_work(net, b->steps, b->B, work, in_units, WORTH_SHARING);
-    b->row_split = s.rows;
-    b->pieces = s.pieces;
-    b->weight_parts = network_worth_parts(net, work, b->steps * b->B, WORTH_SHARING);
 }
 
 int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, const clstm_gradients *grads,
@@ -288,17 +301,17 @@ int clstm_backward(const clstm_spec *spec, const void *pack, const void *tape, c
     if (status)
         return status;
     b.caller.order = b.head.header->has_order ? b.head.order : NULL;
-    split_work(&b);
-    if (network_stays_alone(&b.net, b.T, b.B))
-        b.row_split.parts = b.pieces = b.weight_parts = 1;
+    const int alone = network_stays_alone(network_work(&b.net, b.T, b.B, b.layers));
     memset(b.s.zeros, 0, (size_t)zeros_needed(&b.net) * b.net.size);
     interruption interruption;
     b.interruption = &interruption;
     interruption_start(&interruption, grads->interrupt, grads->interrupt_context);
     const fpmode caller = fpmode_enter();
     clstm_expect_work();
-    for (idx layer = b.layers.end_layer - 1; layer >= b.layers.layer; layer--)
+    for (idx layer = b.layers.end_layer - 1; layer >= b.layers.layer; layer--) {
+        split_layer_now(&b, layer, alone);
         backward_layer(&b, layer);
+    }
     clstm_expect_no_work();
     fpmode_leave(caller);
     return atomic_load(&interruption.ended) ? CLSTM_ERROR_INTERRUPTED : CLSTM_OK;

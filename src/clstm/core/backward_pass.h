@@ -37,7 +37,7 @@ typedef struct backward_call {
     caller_rows caller;
     idx steps; /* of a chunk */
     even_split row_split;
-    idx pieces; /* of the units of a step, for as many threads; 1: threads split the rows instead */
+    idx pieces; /* of the units of a step, one for each thread; 1: threads split the rows instead */
     idx weight_parts;
     backward_scratch s;
     interruption *interruption;

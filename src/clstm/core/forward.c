@@ -59,10 +59,14 @@ static int take_scratch(arena *m, forward_call *f, int has_lengths, int has_orde
     return m->overflow ? CLSTM_ERROR_SIZE : CLSTM_OK;
 }
 
-static void split_work(forward_call *f, int may_split_units) {
-    /* rows share all layers, units one layer after the other */
-    const double work = network_work(&f->net, f->T, f->B), in_layer = may_split_units ? work / (double)f->net.L : 0;
-    const work_split s = network_split_work(&f->net, f->T, f->B, work, in_layer, WORTH_WAKING);
+static void split_work(forward_call *f, int may_split_units, idx threads) {
+    const idx layers = f->layers.end_layer - f->layers.layer;
+    const double all = network_work(&f->net, f->T, f->B, f->layers);
+    const work_to_split work = {.in_rows = all, /* of all layers */
+                                .in_units = may_split_units ? all / (double)layers : 0,
+                                .worth = WORTH_WAKING,
+                                .threads = threads};
+    const work_split s = network_split_work(&f->net, f->T, f->B, &work);
     f->row_split = s.rows;
     f->pieces = s.pieces;
 }
@@ -86,8 +90,9 @@ static int fit_workspace(forward_call *f, void *workspace, size_t bytes) {
 static int workspace_bytes(const network *net, idx T, idx B, size_t *bytes) {
     forward_call f = {.net = *net, .T = T, .B = B};
     *bytes = 0;
+    network_layers_of(net, 0, &f.layers);
     for (int units = 0; units <= 1; units++) {
-        split_work(&f, units);
+        split_work(&f, units, clstm_get_num_threads());
         for (int training = 0; training <= 1; training++) {
             arena m = {0};
             if (take_scratch(&m, &f, 1, 1, training) != CLSTM_OK)
@@ -335,6 +340,16 @@ static void write_tape_head(const forward_call *f) {
     write_states(f, &tape);
 }
 
+/* By the threads that there are room and processors for. */
+static void split_work_now(forward_call *f) {
+    const int may_split_units = !f->seq->lengths && !f->order && !f->seq->part;
+    split_work(f, may_split_units, clstm_get_num_threads());
+    if (f->row_split.parts > 1 || f->pieces > 1) /* else no question to the system */
+        split_work(f, may_split_units, clstm_most_at_once());
+    if (f->pieces == 1 && network_stays_alone(network_work(&f->net, f->T, f->B, f->layers)))
+        f->row_split.parts = 1; /* with pieces, each span sees for itself */
+}
+
 int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence *seq, void *tape, void *workspace,
                   size_t workspace_bytes) {
     if (!seq)
@@ -351,9 +366,7 @@ int clstm_forward(const clstm_spec *spec, const void *pack, const clstm_sequence
     if (!workspace || (!empty && (!seq->x || !seq->y)) ||
         (seq->trace && (!seq->trace->gates || !seq->trace->c || !seq->trace->h)))
         return CLSTM_ERROR_NULL;
-    split_work(&f, !seq->lengths && !seq->order && !seq->part);
-    if (f.pieces == 1 && network_stays_alone(&f.net, f.T, f.B)) /* with pieces, each span sees for itself */
-        f.row_split.parts = 1;
+    split_work_now(&f);
     status = fit_workspace(&f, workspace, workspace_bytes);
     if (!status)
         status = seq->order && seq->trace && !tape ? CLSTM_ERROR_LENGTHS : network_check_order(seq->order, f.B);

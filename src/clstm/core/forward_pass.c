@@ -293,17 +293,17 @@ static void team_of_one(void *context, int part) {
     }
 }
 
-/* A piece of the units for each thread; but one or two steps are nearly over when a worker has woken up, which finds
- * some of them to do if they are smaller. */
-static idx unit_pieces(const forward_call *f, idx steps) {
+/* A piece of the units for each thread; but a call of one or two steps is half over when a worker has woken up, which
+ * then finds some to do if they are smaller. */
+static idx unit_pieces(const forward_call *f) {
     enum { FEW_STEPS = 2, SMALLER = 8 };
-    const idx pieces = steps > FEW_STEPS ? f->pieces : SMALLER * f->pieces;
+    const idx pieces = f->T > FEW_STEPS ? f->pieces : SMALLER * f->pieces;
     return pieces < f->net.H_blocks ? pieces : f->net.H_blocks;
 }
 
 static void run_span(const forward_pass *d, idx first, idx steps) {
     const forward_call *f = d->f;
-    unit_team team = {.d = d, .first = first, .steps = steps, .pieces = unit_pieces(f, steps)};
+    unit_team team = {.d = d, .first = first, .steps = steps, .pieces = unit_pieces(f)};
     team.stage_parts = f->net.D * team.pieces;
     if (!clstm_gets_help()) {
         clstm_parallel(1, team_of_one, &team);

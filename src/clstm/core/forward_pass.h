@@ -32,7 +32,7 @@ typedef struct forward_call {
     idx chunk;            /* steps at a time */
     int products_first; /* a chunk's input products are made before its steps, at once; else each step makes its own */
     even_split row_split;
-    idx pieces; /* of the units of a step, for as many threads; 1: threads split the rows instead */
+    idx pieces; /* how many threads share the units of a step; 1: they split the rows instead */
     forward_scratch s;
     interruption *interruption;
 } forward_call;

@@ -332,36 +332,30 @@ int network_check_order(const int64_t *order, idx B) {
     return CLSTM_OK;
 }
 
-double network_work(const network *net, idx T, idx B) {
-    const double row = 4.0 * (double)net->H * (double)(net->I + net->P);
-    const double above = 4.0 * (double)net->H * (double)((net->D + 1) * net->P) * (double)(net->L - 1);
-    return (row + above) * (double)net->D * (double)T * (double)B;
+double network_work(const network *net, idx T, idx B, layer_range layers) {
+    double row = 0;
+    for (idx layer = layers.layer; layer < layers.end_layer; layer++)
+        row += 4.0 * (double)net->H * (double)(network_layer_input(net, layer) + net->P);
+    return row * (double)(layers.end_direction - layers.direction) * (double)T * (double)B;
 }
 
-idx network_worth_parts(const network *net, double work, idx rows, double per_lane) {
-    enum { MANY_ROWS = 4 }; /* fewer wait for the weights, each of which they use `rows` times */
-    const double worth = per_lane * (double)net->k->vl * (double)(rows < MANY_ROWS ? rows : MANY_ROWS) / MANY_ROWS;
-    const int threads = clstm_get_num_threads();
-    return work <= 2 * worth ? 1 : work / worth < threads ? (idx)(work / worth) : threads;
+idx network_worth_parts(const network *net, double work, idx rows, double worth, idx threads) {
+    enum { MANY_ROWS = 4 }; /* fewer wait for the weights */
+    const double least = worth * (double)net->k->vl * (double)idx_min(rows, MANY_ROWS) / MANY_ROWS;
+    return work <= 2 * least ? 1 : work / least < (double)threads ? (idx)(work / least) : threads;
 }
 
-/* The parts of the rows: no more than `worth`, nor than there are processors, of two rows at least, because one alone
- * uses each weight that it loads only once. */
-static even_split split_rows(idx B, idx worth) {
+/* Parts of two rows at least, because one alone uses each weight that it loads only once. */
+static even_split split_rows(idx B, idx parts) {
     const idx most = B / 2 > 1 ? B / 2 : 1;
-    even_split s = {.n = B, .multiple = 1, .parts = worth < most ? worth : most};
-    if (s.parts > 2) { /* else no question to the system */
-        const idx at_once = clstm_most_at_once();
-        s.parts = at_once < s.parts ? at_once : s.parts;
-    }
+    const even_split s = {.n = B, .multiple = 1, .parts = idx_min(parts, most)};
     return s;
 }
 
-/* Pieces of the units of each of T steps, at most `worth`. Asks the system. */
-static idx split_units(const network *net, idx T, idx worth) {
-    const idx at_once = clstm_most_at_once(), most = at_once < net->H_blocks ? at_once : net->H_blocks;
-    const idx pieces = worth < most ? worth : most;
-    return (T + T) * net->D * pieces > INT_MAX / 2 ? 1 : pieces; /* the parts of a layer are counted in an int */
+/* Pieces of the units of each of T steps. */
+static idx split_units(const network *net, idx T, idx pieces) {
+    const idx most = idx_min(pieces, net->H_blocks);
+    return (T + T) * net->D * most > INT_MAX / 2 ? 1 : most; /* the parts of a layer are counted in an int */
 }
 
 /* Whether a step in pieces is faster than the rows in parts, though threads meet after it, which takes as long as 25000
@@ -376,17 +370,16 @@ static int units_are_faster(const network *net, const work_split *s) {
     return step / (double)s->pieces + meeting < step / (double)s->rows.parts;
 }
 
-int network_stays_alone(const network *net, idx T, idx B) {
+int network_stays_alone(double work) {
     const double soon = 1e9; /* multiply-adds of some ten milliseconds */
-    return network_work(net, T, B) < soon && !clstm_gets_help();
+    return work < soon && !clstm_gets_help();
 }
 
-work_split network_split_work(const network *net, idx T, idx B, double rows_work, double units_work, double per_lane) {
-    work_split s = {.rows = split_rows(B, network_worth_parts(net, rows_work, B, per_lane)), .pieces = 1};
+work_split network_split_work(const network *net, idx T, idx B, const work_to_split *work) {
+    work_split s = {.rows = split_rows(B, network_worth_parts(net, work->in_rows, B, work->worth, work->threads)),
+                    .pieces = 1};
     if (net->plain)
-        s.pieces = network_worth_parts(net, units_work, B, per_lane);
-    if (units_are_faster(net, &s))
-        s.pieces = split_units(net, T, s.pieces);
+        s.pieces = split_units(net, T, network_worth_parts(net, work->in_units, B, work->worth, work->threads));
     if (units_are_faster(net, &s))
         s.rows.parts = 1;
     else

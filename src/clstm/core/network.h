@@ -239,16 +239,18 @@ typedef struct even_split {
     idx n, multiple, parts;
 } even_split;
 
-/* Multiply-adds of a forward call. */
-double network_work(const network *net, idx T, idx B);
+/* Multiply-adds of some layers and directions forward. */
+double network_work(const network *net, idx T, idx B, layer_range layers);
 
-/* Multiply-adds for each lane of a vector that a part of a job has to have: a thread makes them in some 30 us, in which
- * a sleeping worker wakes up, or in some 20, which make up for what goes from processor to processor if it is awake. */
-enum { WORTH_WAKING = 200000, WORTH_SHARING = 125000 };
+/* Multiply-adds for each lane of a vector that a thread's part of a job has at least: */
+enum {
+    WORTH_WAKING = 200000, /* some 30 us, as long as a sleeping worker takes to wake up */
+    WORTH_SHARING = 125000 /* some 20 us: workers are awake, but their processors have none of the data */
+};
 
-/* How many threads a job of `work` multiply-adds is worth, which takes `rows` rows at once; per_lane: one of the above.
- */
-idx network_worth_parts(const network *net, double work, idx rows, double per_lane);
+/* How many threads, at most `threads`, a job of `work` multiply-adds is worth. rows: how many rows use each weight that
+ * is fetched; worth: one of the above. */
+idx network_worth_parts(const network *net, double work, idx rows, double worth, idx threads);
 
 /* How threads share a call: parts of the rows, or, where these are too few, pieces of the units of each step. One of
  * the two is 1. */
@@ -257,13 +259,19 @@ typedef struct work_split {
     idx pieces;
 } work_split;
 
-/* Whether a call had better run whole on its caller's thread: all places are taken, and it will be over before it could
- * gain much from one that becomes free. */
-int network_stays_alone(const network *net, idx T, idx B);
+/* What there is to share. */
+typedef struct work_to_split {
+    double in_rows;  /* multiply-adds of the job that parts of the rows would share */
+    double in_units; /* of the job that pieces of the units of each step would share; 0: they must not */
+    double worth;    /* WORTH_WAKING or WORTH_SHARING */
+    idx threads;     /* at most */
+} work_to_split;
 
-/* The work of the job that the rows would share, and of the one that the units of each of its T steps would (0: they
- * must not). */
-work_split network_split_work(const network *net, idx T, idx B, double rows_work, double units_work, double per_lane);
+work_split network_split_work(const network *net, idx T, idx B, const work_to_split *work);
+
+/* Whether a call of so many multiply-adds had better run whole on its caller's thread: all places are taken, and it
+ * will be over before it could gain much from one that becomes free. */
+int network_stays_alone(double work);
 
 static inline idx split_start(const even_split *s, idx part) {
     const idx multiples = (s->n + s->multiple - 1) / s->multiple, start = multiples * part / s->parts * s->multiple;
