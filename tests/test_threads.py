@@ -296,6 +296,37 @@ def test_workers_keep_off_their_callers_processor_and_no_other():
     assert max(forbidden) == (1 if len(allowed) > 1 else 0)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux tells where a thread may run")
+def test_workers_make_way_for_a_caller_that_moves():
+    if len(os.sched_getaffinity(0)) != 2:
+        pytest.skip("only of two processors a worker keeps one for itself")
+    code = """
+import os, time
+import numpy as np
+import clstm
+
+allowed = os.sched_getaffinity(0)
+lstm = clstm.LSTM(128, 128, seed=0)
+x = np.zeros((20, 32, 128), np.float32)
+
+def processor():
+    return int(open("/proc/thread-self/stat").read().rpartition(")")[2].split()[36])
+
+def forbidden():
+    return set().union(*(allowed - os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")))
+
+for to in sorted(allowed) * 10:
+    os.sched_setaffinity(0, {to})
+    os.sched_setaffinity(0, allowed)
+    lstm(x)
+    deadline = time.monotonic() + 5
+    while processor() == to and forbidden() != {to} and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert processor() != to or forbidden() == {to}, (to, forbidden())
+"""
+    run_python(code, CLSTM_NUM_THREADS="2")
+
+
 def test_threadpoolctl_is_told_of_a_wrong_number():
     threadpoolctl = pytest.importorskip("threadpoolctl", reason="threadpoolctl is not installed")
     before = clstm.get_num_threads()

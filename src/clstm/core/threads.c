@@ -29,6 +29,7 @@ static struct {
     sync_condition work;     /* there may be something for an idle worker to do */
     sync_condition finished; /* the helpers of some job became 0 */
     job *open;               /* the jobs whose callers still claim parts */
+    whereabouts caller;      /* of the job that was opened last */
     int workers;             /* started; they stay when the limit is lowered */
     atomic_int jobs;         /* how many are open */
     atomic_int opened;       /* how many have been, with the lock free again */
@@ -36,7 +37,8 @@ static struct {
     atomic_int running;      /* callers and busy workers */
     atomic_int busy;         /* workers that run parts */
     atomic_int limit;        /* of running; 0: nobody has asked yet */
-} pool = {.lock = SYNC_LOCK_INIT, .work = SYNC_CONDITION_INIT, .finished = SYNC_CONDITION_INIT};
+} pool = {
+    .lock = SYNC_LOCK_INIT, .work = SYNC_CONDITION_INIT, .finished = SYNC_CONDITION_INIT, .caller = {.processor = -1}};
 
 static _Thread_local int inside_part; /* this thread runs parts: it counts already, and must not wait for others */
 static _Thread_local int expects;     /* between clstm_expect_work and clstm_expect_no_work */
@@ -165,17 +167,16 @@ static void stay_awake(void) {
     sync_acquire(&pool.lock);
 }
 
-/* A worker keeps off its last caller's processor while it sleeps: after a rest the system wakes it up there though
- * others are idle, and gives it no time for some milliseconds. */
+/* A worker keeps off the last caller's processor while it sleeps: after a rest the system wakes it up there though
+ * others are idle, and gives it no time for some milliseconds. That caller's job may be over by then, and the processor
+ * the only one that the worker kept for itself: without a job, too, it makes way before it sleeps again. */
 static void work_forever(void) {
     avoidance avoided = {.processor = -1};
-    whereabouts caller = {.processor = -1};
     int awake = 0, moved = 0; /* moved: since its last job, or since it woke up */
     sync_acquire(&pool.lock);
     for (;;) {
         job *job = find_job();
-        if (job)
-            caller = job->caller;
+        const whereabouts caller = job ? job->caller : pool.caller;
         const int in_the_way = job && caller.processor >= 0 && caller.processor == processor_now();
         const int about_to_sleep = !job && !awake;
         if ((in_the_way || about_to_sleep) && !moved) {
@@ -222,6 +223,7 @@ static void open_job(job *job) {
     atomic_fetch_add(&pool.jobs, 1);
     job->link = pool.open;
     pool.open = job;
+    pool.caller = job->caller;
     call_workers((job->threads < job->parts ? job->threads : job->parts) - 1);
     sync_release(&pool.lock);
     atomic_fetch_add(&pool.opened, 1);
