@@ -182,7 +182,7 @@ for kind in (torch.nn.LSTM, clstm.torch.LSTM):
     weights |= {f"{kind.__module__}.{name}": p.detach().numpy() for name, p in model.module.named_parameters()}
 np.savez(f"{path}/{rank}.npz", **weights)
 torch.distributed.destroy_process_group()
-os._exit(0)  # a thread of gloo's may still run, which ends a process that leaves in an orderly way
+os._exit(0)  # gloo may leave a thread that runs on, and that aborts the process at an orderly exit
 """
 
 

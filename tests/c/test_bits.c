@@ -1,20 +1,8 @@
 /* The promise about bits, by comparing bytes: a result does not depend on the batch it came in, on the number of
  * threads, on how time was cut, nor on the instruction set. */
-#define _GNU_SOURCE /* cpu_set_t */
+#include "eight_processors.h"
+
 #include "problem.h"
-
-#if defined(__linux__)
-#include <sched.h>
-
-/* Stands in for the C library's: calls are split as on eight processors. */
-int sched_getaffinity(pid_t pid, size_t bytes, cpu_set_t *set) {
-    (void)pid;
-    memset(set, 0, bytes);
-    for (int i = 0; i < 8; i++)
-        CPU_SET(i, set);
-    return 0;
-}
-#endif
 
 static const int64_t widths[] = {1, 3, 7, 8, 13, 16, 17, 31, 33, 65, 127, 129};
 static const int64_t batches[] = {1, 2, 3, 5, 6, 7, 17, 16, 18, 33, 49, 64, 97};

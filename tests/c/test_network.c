@@ -1,4 +1,6 @@
 /* What surrounds the computation: specs, sizes, packs, tapes, workspaces, and every status. */
+#include "eight_processors.h"
+
 #include "problem.h"
 
 static const clstm_spec good = {3, 5, 2, CLSTM_FLOAT32, 1, 0, 0};

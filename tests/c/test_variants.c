@@ -1,4 +1,6 @@
 /* Variants: gradients against central differences in double, and the promise about bits. */
+#include "eight_processors.h"
+
 #include "problem.h"
 
 /* Variant number i of problem p: every option, alone and with others. smooth: without kinks. */
@@ -46,11 +48,27 @@ static problem nth_problem(int i, int dtype, int smooth) {
         .seed = (uint64_t)i};
 }
 
-enum { PROBLEMS = SLOW ? 20 : 60 };
+/* Larger, with work for several threads on every instruction set. */
+static problem nth_large_problem(int i, int dtype) {
+    static const int64_t sizes[][3] = {{65, 20, 17}, {33, 40, 49}, {100, 9, 33}};
+    const int64_t *s = sizes[i % 3];
+    problem p = nth_problem(i, dtype, 0);
+    p.spec.input_size = p.spec.hidden_size = s[0];
+    p.spec.variant = nth_variant(i, s[0], 0);
+    p.T = s[1];
+    p.B = s[2];
+    return p;
+}
+
+enum { PROBLEMS = SLOW ? 20 : 60, LARGE = SLOW ? 4 : 12 };
+
+static problem any_problem(int i, int dtype) {
+    return i < PROBLEMS ? nth_problem(i, dtype, 0) : nth_large_problem(i - PROBLEMS, dtype);
+}
 
 static void same_bits(int dtype) {
-    for (int i = 0; i < PROBLEMS; i++) {
-        problem p = nth_problem(i, dtype, 0);
+    for (int i = 0; i < PROBLEMS + LARGE; i++) {
+        problem p = any_problem(i, dtype);
         const int random = i % 3 == 2;
         p.spec.variant.zoneout_c = random ? 0.3 : 0;
         p.spec.variant.zoneout_h = random ? 0.2 : 0;

@@ -184,7 +184,7 @@ static int parts_of(const network *net, int training) {
     size_t bytes = 0;
     network_pack_size(net, training, &bytes);
     const idx parts = idx_min((idx)(bytes / BYTES_OF_A_PART), net->H / UNITS);
-    return parts < 2 ? 1 : (int)idx_min(parts, clstm_get_num_threads());
+    return parts < 2 ? 1 : (int)idx_min(parts, clstm_most_at_once());
 }
 
 int clstm_pack(const clstm_spec *spec, int training, const void *const *params, void *pack) {

@@ -168,22 +168,25 @@ static void stay_awake(void) {
 }
 
 /* A worker keeps off the last caller's processor while it sleeps: after a rest the system wakes it up there though
- * others are idle, and gives it no time for some milliseconds. That caller's job may be over by then, and the processor
- * the only one that the worker kept for itself: without a job, too, it makes way before it sleeps again. */
+ * others are idle, and gives it no time for some milliseconds. A caller may have moved to the only processor that the
+ * worker kept for itself, and its job be over when the worker gets there: so a worker without a job, too, moves off the
+ * last caller's processor before it sleeps again, and once more if there was another caller meanwhile. */
 static void work_forever(void) {
+    enum { NOBODY = -2 };
     avoidance avoided = {.processor = -1};
-    int awake = 0, moved = 0; /* moved: since its last job, or since it woke up */
+    int awake = 0;
+    int off = NOBODY; /* the caller's processor that it moved off since its last job, or since it woke up */
     sync_acquire(&pool.lock);
     for (;;) {
         job *job = find_job();
         const whereabouts caller = job ? job->caller : pool.caller;
         const int in_the_way = job && caller.processor >= 0 && caller.processor == processor_now();
         const int about_to_sleep = !job && !awake;
-        if ((in_the_way || about_to_sleep) && !moved) {
+        if ((in_the_way || about_to_sleep) && off != caller.processor) {
             sync_release(&pool.lock);
             avoidance_change(&avoided, &caller);
             sync_acquire(&pool.lock);
-            moved = 1;
+            off = caller.processor;
             continue; /* jobs may have come and gone */
         }
         if (job)
@@ -193,7 +196,7 @@ static void work_forever(void) {
         else
             sync_wait(&pool.work, &pool.lock);
         awake = job != NULL;
-        moved = 0;
+        off = NOBODY;
     }
 }
 
