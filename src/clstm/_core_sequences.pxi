@@ -145,10 +145,7 @@ def forward(Weights weights, cnp.ndarray x, cnp.ndarray y, h0, c0, hn, cn, lengt
         check(clstm_tape_size(&spec, seq.T, seq.B, &size))
         tape_block = weights.spare_tapes.take(size)
         tape_data = tape_block.data
-    else:
-        weights.spare_tapes.clear()  # whoever serves now has no use for them
-        weights.spare_gradients.clear()
-        weights.spare_backward_workspaces.clear()
+    weights.count_call(training)
     check(clstm_forward_workspace(&spec, seq.T, seq.B, &size))
     workspace = weights.spare_workspaces.take(size)
     cdef SignalWatch watch = watch_signals(weights, seq.T, seq.B)

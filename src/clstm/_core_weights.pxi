@@ -10,6 +10,9 @@ from clstm cimport *
 
 import numpy as np
 
+cdef enum:
+    SERVES = 16  # calls in a row without a tape, after which a network is taken to serve, not to train
+
 
 @cython.final
 @cython.no_gc_clear  # releasing a buffer needs the weights to the last
@@ -71,6 +74,7 @@ cdef class Weights:
     cdef int64_t views, version
     cdef Pack pack
     cdef Spares spare_packs, spare_tapes, spare_workspaces, spare_backward_workspaces, spare_gradients
+    cdef int served  # calls in a row without a tape, up to SERVES
 
     def __init__(self, *, int64_t input_size, int64_t hidden_size, int64_t num_layers, bint double_precision,
                  bint bias, bint bidirectional, double dropout, dict variant):
@@ -160,6 +164,17 @@ cdef class Weights:
             arrays.append(array_at(loan.block.data + size, shape, self.type_num(), loan))
             size += aligned(block.size)
         return arrays
+
+    cdef void count_call(self, bint training) noexcept:
+        """Give back the memory that only training needs when many calls in a row do without."""
+        cdef int served
+        with cython.critical_section(self):
+            served = 0 if training else min(self.served + 1, SERVES)
+            self.served = served
+        if served == SERVES:
+            self.spare_tapes.clear()
+            self.spare_gradients.clear()
+            self.spare_backward_workspaces.clear()
 
     cdef inline int type_num(self) noexcept:
         return cnp.NPY_FLOAT if self.itemsize == 4 else cnp.NPY_DOUBLE
