@@ -276,6 +276,21 @@ def test_a_network_that_serves_drops_what_only_training_needs(allocated):
     )
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the size of the process from /proc")
+@pytest.mark.parametrize(("B", "dropped_by"), [(24, 16), (40, 1)])
+def test_spare_tapes_go_when_a_network_serves_and_very_large_ones_at_once(B, dropped_by):
+    lstm = clstm.LSTM(1, 64, seed=0)
+    x = np.zeros((1200, B, 1), np.float32)  # a tape of 44 MB, or of 74
+    lstm(x)
+    lstm.forward(x)  # whose tape is nobody's
+    kept = resident_bytes_in_use()
+    lost = []
+    for _ in range(17):
+        lstm(x)
+        lost.append(kept - resident_bytes_in_use() > 30e6)
+    assert lost == [n >= dropped_by for n in range(1, 18)]
+
+
 def test_a_pack_that_a_tape_has_stays_as_it_is():
     lstm = clstm.LSTM(300, 300, seed=0)
     x = np.ones((2, 300), np.float32)

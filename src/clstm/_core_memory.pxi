@@ -87,9 +87,17 @@ cdef class Spares:
             gone, self.before, self.last = self.before, self.last, block
 
     cdef void clear(self) noexcept:
+        self.keep_up_to(0)
+
+    cdef void keep_up_to(self, size_t size) noexcept:
+        """Drop larger blocks."""
         cdef Block last, before
         with cython.critical_section(self):
-            last, before, self.last, self.before = self.last, self.before, None, None
+            last, before = self.last, self.before
+            if last is not None and last.size > size:
+                self.last = None
+            if before is not None and before.size > size:
+                self.before = None
 
 
 @cython.final

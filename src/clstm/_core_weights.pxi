@@ -166,15 +166,18 @@ cdef class Weights:
         return arrays
 
     cdef void count_call(self, bint training) noexcept:
-        """Give back the memory that only training needs when many calls in a row do without."""
+        """Drop the spare memory that only training needs, what is large at once, the rest when many calls in a row do
+        without."""
         cdef int served
         with cython.critical_section(self):
             served = 0 if training else min(self.served + 1, SERVES)
             self.served = served
-        if served == SERVES:
-            self.spare_tapes.clear()
-            self.spare_gradients.clear()
-            self.spare_backward_workspaces.clear()
+        if training:
+            return
+        cdef size_t kept = 0 if served == SERVES else LARGEST_KEPT
+        self.spare_tapes.keep_up_to(kept)
+        self.spare_gradients.keep_up_to(kept)
+        self.spare_backward_workspaces.keep_up_to(kept)
 
     cdef inline int type_num(self) noexcept:
         return cnp.NPY_FLOAT if self.itemsize == 4 else cnp.NPY_DOUBLE

@@ -1,5 +1,6 @@
-/* Calls of the program that includes this are split as on eight processors, whatever the machine has: it stands in for
- * the C library's sched_getaffinity. To be included first. */
+/* Calls of the program that includes this first are split as on eight processors, however many there are: on Linux, by
+ * a stand-in for the C library's sched_getaffinity. (musl's cannot be replaced in a static program.) Workers take what
+ * it says for what they may use, so what they keep off is for other tests. */
 #ifndef EIGHT_PROCESSORS_H
 #define EIGHT_PROCESSORS_H
 

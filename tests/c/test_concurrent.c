@@ -1,8 +1,6 @@
 /* Many threads use one network, pack and tape at once, each with its own outputs, while the limit of threads
  * changes. ThreadSanitizer watches (make tsan); the bytes must be those of one thread alone. */
 #define _GNU_SOURCE
-#include "eight_processors.h"
-
 #include "problem.h"
 
 #include <pthread.h>

@@ -54,7 +54,7 @@ static problem nth_large_problem(int i, int dtype) {
     const int64_t *s = sizes[i % 3];
     problem p = nth_problem(i, dtype, 0);
     p.spec.input_size = p.spec.hidden_size = s[0];
-    p.spec.variant = nth_variant(i, s[0], 0);
+    p.spec.variant = nth_variant(i + 1, s[0], 0);
     p.T = s[1];
     p.B = s[2];
     return p;

@@ -245,7 +245,7 @@ double network_work(const network *net, idx T, idx B, layer_range layers);
 /* Multiply-adds for each lane of a vector that a thread's part of a job has at least: */
 enum {
     WORTH_WAKING = 200000, /* about as long as a sleeping worker takes to wake up: 30 us on Zen 5 with AVX-512 */
-    WORTH_SHARING = 125000 /* workers are awake, but their processors have none of the data: 20 us there */
+    WORTH_SHARING = 125000 /* workers are awake, but their processors lack the data: 20 us on the same machine */
 };
 
 /* How many threads, at most `threads`, a job of `work` multiply-adds is worth. rows: how many rows use each weight that

@@ -169,10 +169,10 @@ static void stay_awake(void) {
 
 /* A worker keeps off the last caller's processor while it sleeps: after a rest the system wakes it up there though
  * others are idle, and gives it no time for some milliseconds. A caller may have moved to the only processor that the
- * worker kept for itself, and its job be over when the worker gets there: so a worker without a job, too, moves off the
- * last caller's processor before it sleeps again, and once more if there was another caller meanwhile. */
+ * worker kept for itself, and its job be over when the worker gets to run: so a worker without a job, too, moves off
+ * the last caller's processor before it sleeps again, and again if a caller on another one came meanwhile. */
 static void work_forever(void) {
-    enum { NOBODY = -2 };
+    enum { NOBODY = -2 }; /* -1 is a caller without a known processor */
     avoidance avoided = {.processor = -1};
     int awake = 0;
     int off = NOBODY; /* the caller's processor that it moved off since its last job, or since it woke up */
