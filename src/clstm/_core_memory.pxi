@@ -86,9 +86,6 @@ cdef class Spares:
         with cython.critical_section(self):
             gone, self.before, self.last = self.before, self.last, block
 
-    cdef void clear(self) noexcept:
-        self.keep_up_to(0)
-
     cdef void keep_up_to(self, size_t size) noexcept:
         """Drop larger blocks."""
         cdef Block last, before

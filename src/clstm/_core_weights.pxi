@@ -125,7 +125,7 @@ cdef class Weights:
         return 0
 
     def __dealloc__(self):
-        spare_sequences.clear()
+        spare_sequences.keep_up_to(0)
 
     cdef int add_parameter(self, tuple shape) except -1:
         cdef Block block = Block(shape[0] * (shape[1] if len(shape) == 2 else 1) * self.itemsize)
